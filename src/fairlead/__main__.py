@@ -1,0 +1,5 @@
+"""`python -m fairlead`."""
+
+from fairlead.entrypoints.cli import main
+
+main()

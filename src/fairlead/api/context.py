@@ -1,0 +1,57 @@
+"""What every verb needs: the workspace, the evidence store, and someone to tell about progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from fairlead.core.evidence import EvidenceStore
+from fairlead.core.ports import Progress, SilentProgress
+from fairlead.core.report import Outcome
+from fairlead.core.settings import Settings
+from fairlead.core.workspace import Workspace
+
+__all__ = ["Context"]
+
+N = TypeVar("N")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of one call.
+
+    Attributes:
+        workspace: Where state lives.
+        settings: Settings of the process.
+        progress: Hears how far the work is.
+    """
+
+    workspace: Workspace
+    settings: Settings
+    progress: Progress = field(default_factory=SilentProgress)
+
+    @classmethod
+    def open(cls, *, home: Path | None = None, progress: Progress | None = None) -> Context:
+        """Open the workspace named by argument, environment or default.
+
+        Raises:
+            WorkspaceError: The workspace cannot be written.
+            ConfigError: A setting has a wrong value.
+        """
+        settings = Settings.load(home=home)
+        return cls(Workspace.open(settings), settings, progress or SilentProgress())
+
+    @cached_property
+    def evidence(self) -> EvidenceStore:
+        """The evidence store of the workspace."""
+        from fairlead.backends.sql import SqlEvidenceStore
+
+        return SqlEvidenceStore(self.workspace.database_url)
+
+    def record(self, outcome: Outcome[N]) -> Outcome[N]:
+        """Store the measurements of an outcome and hand it on."""
+        if outcome.evidence:
+            self.evidence.append(outcome.evidence)
+        return outcome

@@ -1,0 +1,1 @@
+"""The outside world: one file per library, each implementing a port of `core`."""

@@ -1,0 +1,1 @@
+"""The nouns of Fairlead: plain values that every other layer speaks in."""

@@ -1,0 +1,163 @@
+"""Every error Fairlead raises on purpose, as one tree.
+
+FairleadError
+├── UsageError (ValueError)            wrong option, unknown id, text that cannot be read
+│   ├── ConfigError                    a setting that is unknown or out of range
+│   └── PlanError                      a plan file that cannot be bound or run
+├── ModelError (ValueError)            a model that cannot be read, converted or executed
+│   └── UntrustedError                 a model whose loading would run code that nobody approved
+├── DataError (ValueError)             rows that do not fit: missing column, empty, unreadable
+│   └── SignatureError                 a tensor of the wrong name, dtype or shape
+├── BundleError (ValueError)           a bundle that is incomplete or of another format
+│   └── IntegrityError                 a file of the bundle whose bytes changed
+├── RefusedError                       the answer is no: a gate or a budget was not met
+│   ├── BudgetError                    the accuracy, latency or size budget is broken
+│   └── GateError                      a step of a plan did not pass
+├── NotFoundError (LookupError)        a run, version, service or file that does not exist
+├── ConflictError                      the state already holds something that excludes this
+├── WorkspaceError (OSError)           the workspace cannot be read or written
+├── EndpointError (ConnectionError)    a server that cannot be reached, started or understood
+│   ├── PortInUseError                 another process holds the port
+│   └── OverloadedError                the server refused work to protect itself
+└── MissingExtraError (ImportError)    an optional library that is not installed
+
+`entrypoints.problem` maps each of them to an exit code and an HTTP status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FairleadError(Exception):
+    """Base class: catch this to catch everything Fairlead raises on purpose.
+
+    Attributes:
+        code: Stable kebab-case identifier of the kind of error.
+        hint: The next step for the reader, one sentence.
+    """
+
+    code: ClassVar[str] = "fairlead"
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        """Say what was found and expected in `message`, the next step in `hint`."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(FairleadError, ValueError):
+    """The caller asked for something that does not exist or cannot be read."""
+
+    code = "usage"
+
+
+class ConfigError(UsageError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    code = "config"
+
+
+class PlanError(UsageError):
+    """A plan cannot be made, read or bound to steps."""
+
+    code = "plan"
+
+
+class ModelError(FairleadError, ValueError):
+    """A model cannot be read, converted or executed."""
+
+    code = "model"
+
+
+class UntrustedError(ModelError):
+    """Loading the model would execute code that nobody approved."""
+
+    code = "untrusted"
+
+
+class DataError(FairleadError, ValueError):
+    """Rows do not fit: unreadable, empty, or a column is missing."""
+
+    code = "data"
+
+
+class SignatureError(DataError):
+    """A tensor has the wrong name, dtype or shape."""
+
+    code = "signature"
+
+
+class BundleError(FairleadError, ValueError):
+    """A bundle is incomplete, or written in a format this version does not read."""
+
+    code = "bundle"
+
+
+class IntegrityError(BundleError):
+    """A file of the bundle does not have the digest it was written with."""
+
+    code = "integrity"
+
+
+class RefusedError(FairleadError):
+    """The answer is no: what was asked for was measured and did not pass."""
+
+    code = "refused"
+
+
+class BudgetError(RefusedError):
+    """The accuracy, latency or size budget is broken."""
+
+    code = "budget"
+
+
+class GateError(RefusedError):
+    """A step of a plan did not pass its gate."""
+
+    code = "gate"
+
+
+class NotFoundError(FairleadError, LookupError):
+    """A run, version, service or file does not exist."""
+
+    code = "not-found"
+
+
+class ConflictError(FairleadError):
+    """The state already holds something that excludes what was asked for."""
+
+    code = "conflict"
+
+
+class WorkspaceError(FairleadError, OSError):
+    """The workspace cannot be read or written."""
+
+    code = "workspace"
+
+
+class EndpointError(FairleadError, ConnectionError):
+    """A server cannot be reached, started or understood."""
+
+    code = "endpoint"
+
+
+class PortInUseError(EndpointError):
+    """Another process already listens on the port."""
+
+    code = "port-in-use"
+
+
+class OverloadedError(EndpointError):
+    """The server refused the request to protect the ones it already holds."""
+
+    code = "overloaded"
+
+
+class MissingExtraError(FairleadError, ImportError):
+    """An optional library is not installed."""
+
+    code = "missing-extra"

@@ -1,0 +1,150 @@
+"""Atomic writes and digests of files: nothing half-written, nothing changed unseen."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import ConflictError, WorkspaceError
+
+__all__ = [
+    "digest_bytes",
+    "digest_file",
+    "digest_tree",
+    "new_folder",
+    "translated_os_errors",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_CHUNK_BYTES = 1 << 20
+_HINTS = {
+    errno.ENOSPC: "free some space on the disk, then run the same command again",
+    errno.EDQUOT: "free some space in the quota, then run the same command again",
+    errno.EROFS: "choose a folder that can be written, or set FAIRLEAD_HOME to one",
+    errno.EACCES: "choose a folder that you may write, or set FAIRLEAD_HOME to one",
+    errno.EPERM: "choose a folder that you may write, or set FAIRLEAD_HOME to one",
+    errno.EFBIG: "raise the limit on file sizes, then run the same command again",
+}
+
+
+@contextmanager
+def translated_os_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a `WorkspaceError` with a next step.
+
+    Args:
+        path: What is being written.
+        what: The subject of the message, for example `the bundle`.
+
+    Raises:
+        WorkspaceError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except WorkspaceError:
+        raise
+    except OSError as exc:
+        reason = os.strerror(exc.errno) if exc.errno else str(exc)
+        hint = _HINTS.get(exc.errno or 0, "check the path and its permissions")
+        raise WorkspaceError(f"cannot write {what} at {path}: {reason}", hint=hint) from exc
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return `sha256:…` of some bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def digest_file(path: Path) -> str:
+    """Return `sha256:…` of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def digest_tree(folder: Path, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return relative path → digest of every file below a folder, sorted by path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: digest_file(path) for name, path in names.items() if name not in without}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        WorkspaceError: The folder cannot be written or the disk is full.
+    """
+    with translated_os_errors(path, "the file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, document: Any) -> None:  # noqa: ANN401 (JSON enters here)
+    """Write a JSON document atomically, keys in order, readable by people."""
+    write_text(path, json.dumps(document, indent=2, sort_keys=True, allow_nan=True) + "\n")
+
+
+@contextmanager
+def new_folder(target: Path, *, what: str, replace: bool = False) -> Iterator[Path]:
+    """Fill a folder beside its target and move it into place when the block ends well.
+
+    After a crash or an error the target is as it was before.
+
+    Args:
+        target: Where the folder will stand.
+        what: Its name for messages, for example `the bundle`.
+        replace: Whether an existing folder may be replaced.
+
+    Raises:
+        ConflictError: The target exists and may not be replaced.
+        WorkspaceError: The folder cannot be written or the disk is full.
+    """
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise ConflictError(
+            f"{target} already exists", hint="choose another folder, or remove this one first"
+        )
+    with translated_os_errors(target, what):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield staging
+            staging.chmod(0o755)
+            _swap(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / target.name)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""The edges of the domain: what backends and doors implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.core.signature import Signature
+
+__all__ = ["Array", "Feeds", "Progress", "Runner", "SilentProgress"]
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """A loaded model that can be executed; safe to call from several threads."""
+
+    @property
+    def signature(self) -> Signature:
+        """Names, dtypes and shapes that `run` takes and gives."""
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Execute the model on one batch.
+
+        Args:
+            feeds: One array per input of the signature.
+
+        Returns:
+            One array per output of the signature.
+
+        Raises:
+            SignatureError: An input is missing or of the wrong dtype or shape.
+            ModelError: The model failed on this input.
+        """
+
+    def close(self) -> None:
+        """Free what the model holds."""
+
+
+class Progress(Protocol):
+    """How long work tells people how far it is; a door decides what that looks like."""
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        """Start a piece of work of `total` units (None: unknown)."""
+
+    def advance(self, units: int = 1) -> None:
+        """Say that `units` more are done."""
+
+    def note(self, text: str) -> None:
+        """Say one sentence."""
+
+
+class SilentProgress:
+    """Progress for callers who do not want to hear of it."""
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        """Do nothing."""
+
+    def advance(self, units: int = 1) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+
+def first_dimension(feeds: Feeds | Sequence[Array]) -> int:
+    """Return the number of rows of a batch: the first dimension of its first array."""
+    arrays = list(feeds.values()) if isinstance(feeds, Mapping) else list(feeds)
+    if not arrays or arrays[0].ndim == 0:
+        return 1
+    return int(arrays[0].shape[0])

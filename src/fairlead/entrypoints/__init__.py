@@ -1,0 +1,1 @@
+"""Thin doors: they parse, call `fairlead.api` and draw what comes back."""

@@ -1,0 +1,76 @@
+"""The root of the command line, and the one place where an error becomes text and exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from fairlead import __version__
+from fairlead.core.errors import FairleadError
+from fairlead.entrypoints.problem import problem_of
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fairlead",
+    help="Take a trained model to production and keep it there.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"fairlead {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Describe a production problem, get a route, and run it on your own model."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with the right exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(words, is_debug="--debug" in words))
+
+
+def _run(words: list[str], *, is_debug: bool) -> int:
+    try:
+        result = app(words, standalone_mode=False, prog_name="fairlead")
+    except click.exceptions.Exit as exc:
+        return int(exc.exit_code)
+    except click.ClickException as exc:
+        return _say(exc.format_message(), "`fairlead --help` lists the commands and options", 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("interrupted", "run the same command again to go on", 130)
+    except BrokenPipeError:
+        return 141
+    except Exception as exc:
+        if is_debug:
+            raise
+        return _explain(exc)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, FairleadError):
+        return _say(error.message, error.hint, problem_of(error).exit_code)
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return _say(f"unexpected {text}", "run it again with --debug and report the trace", 70)
+
+
+def _say(message: str, hint: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n\nhint: {hint}\n")
+    return code

@@ -1,0 +1,1 @@
+"""Numbers: latency, quality, distances and tests, free of any library but numpy."""

@@ -1,0 +1,1 @@
+"""Concern 3: the memory and the motor."""

@@ -1,0 +1,1 @@
+"""Concern 4: predictions go in, signals come out."""

@@ -1,0 +1,1 @@
+"""Concern 1: an artifact goes in, a smaller or faster bundle comes out."""

@@ -1,0 +1,1 @@
+"""Concern 2: a bundle goes in, predictions come out."""
