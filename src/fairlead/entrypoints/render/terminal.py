@@ -1,0 +1,102 @@
+"""Reports as text; readable without colour."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from fairlead.core.report import Finding, Measure, Plot, Report, Table
+from fairlead.core.units import format_value
+
+__all__ = ["print_report", "render_report"]
+
+_MARKS = {"info": "·", "good": "✓", "warning": "!", "alert": "✗"}
+_STYLES = {"info": "", "good": "green", "warning": "yellow", "alert": "bold red"}
+_VERDICTS = {"done": "green", "kept": "cyan", "refused": "bold red"}
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def print_report(report: Report) -> None:
+    """Print a report on stdout."""
+    Console(highlight=False).print(render_report(report))
+
+
+def render_report(report: Report) -> RenderableType:
+    """Return a report as something rich can print."""
+    head = Text.assemble(
+        (report.title, "bold"), "  ", (f"[{report.verdict}]", _VERDICTS[report.verdict])
+    )
+    parts: list[RenderableType] = [head, Text(report.summary)]
+    if report.measures:
+        parts.append(_measures(report.measures))
+    parts += [_finding(item) for item in report.findings]
+    parts += [_table(item) for item in report.tables if item.rows]
+    parts += [line for item in report.plots if (line := _spark(item)) is not None]
+    parts += [Text(f"{role}: {path}", style="dim") for role, path in report.files.items()]
+    return Group(*parts)
+
+
+def _measures(measures: tuple[Measure, ...]) -> RichTable:
+    has_baseline = any(item.baseline is not None for item in measures)
+    table = RichTable(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    table.add_column("measure", overflow="fold")
+    table.add_column("value", justify="right")
+    if has_baseline:
+        table.add_column("baseline", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("note", overflow="fold")
+    for item in measures:
+        cells = [item.name, format_value(item.value, item.unit)]
+        if has_baseline:
+            known = item.baseline is not None
+            cells.append(format_value(item.baseline or 0.0, item.unit) if known else "")
+        cells += [_interval(item), item.note]
+        table.add_row(*[Text(cell) for cell in cells])
+    return table
+
+
+def _interval(item: Measure) -> str:
+    if item.ci_low is None or item.ci_high is None:
+        return ""
+    low, high = (format_value(end, item.unit) for end in (item.ci_low, item.ci_high))
+    return f"{low} … {high}"
+
+
+def _finding(finding: Finding) -> Text:
+    text = f" {_MARKS[finding.level]} {finding.text}"
+    if finding.advice:
+        text += f"\n   → {finding.advice}"
+    return Text(text, style=_STYLES[finding.level])
+
+
+def _table(data: Table) -> RichTable:
+    table = RichTable(title=data.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(data.columns):
+        is_number = all(isinstance(row[index], int | float) for row in data.rows)
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in data.rows:
+        table.add_row(*[Text(_cell(value)) for value in row])
+    return table
+
+
+def _cell(value: str | float | int | bool | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _spark(plot: Plot) -> Text | None:
+    if plot.kind != "line" or not plot.series or len(plot.series[0].y) < 3:
+        return None
+    lines = [plot.title]
+    for series in plot.series[:4]:
+        low, high = min(series.y), max(series.y)
+        span = (high - low) or 1.0
+        step = max(1, len(series.y) // 60)
+        bars = "".join(_BLOCKS[int((value - low) / span * 7)] for value in series.y[::step])
+        lines.append(f"  {bars}  {series.name} ({low:.3g} … {high:.3g} {plot.y_label})")
+    return Text("\n".join(lines))
