@@ -1,0 +1,54 @@
+"""Objects named by the user as `package.module:attribute`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import NotFoundError
+
+__all__ = ["load_attribute"]
+
+
+def load_attribute(reference: str) -> Any:  # noqa: ANN401 (whatever the user named)
+    """Import what `package.module:attribute` names; the working directory is searched too.
+
+    Naming it is the consent to run its code.
+
+    Raises:
+        NotFoundError: There is no such module or attribute, or importing it failed.
+    """
+    module_name, _, attribute = reference.partition(":")
+    with _working_directory_importable():
+        try:
+            found: Any = importlib.import_module(module_name)
+        except Exception as exc:
+            raise NotFoundError(
+                f"importing {module_name} failed: {type(exc).__name__}: {exc}".splitlines()[0],
+                hint="run the command in the folder that holds the module, or install it",
+            ) from exc
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = ", ".join(name for name in vars(found) if not name.startswith("_"))
+            raise NotFoundError(
+                f"{reference}: `{part}` does not exist in {module_name}",
+                hint=f"it has {names[:300] or 'no public names'}",
+            )
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
