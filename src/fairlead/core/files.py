@@ -79,8 +79,13 @@ def digest_tree(folder: Path, *, without: frozenset[str] = frozenset()) -> dict[
     return {name: digest_file(path) for name, path in names.items() if name not in without}
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that readers see the old content or the new, never a part.
+
+    Args:
+        path: The file; its folder is created when it does not exist.
+        data: The whole content.
+        mode: Permissions of the file; 0o600 for secrets.
 
     Raises:
         WorkspaceError: The folder cannot be written or the disk is full.
@@ -92,6 +97,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             Path(name).replace(path)
         except BaseException:
@@ -100,14 +106,15 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write UTF-8 text atomically; see `write_bytes`."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), mode=mode)
 
 
-def write_json(path: Path, document: Any) -> None:  # noqa: ANN401 (JSON enters here)
+def write_json(path: Path, document: Any, *, mode: int = 0o644) -> None:  # noqa: ANN401 (JSON)
     """Write a JSON document atomically, keys in order, readable by people."""
-    write_text(path, json.dumps(document, indent=2, sort_keys=True, allow_nan=True) + "\n")
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=True) + "\n"
+    write_text(path, text, mode=mode)
 
 
 @contextmanager
