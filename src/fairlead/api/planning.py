@@ -1,0 +1,122 @@
+"""Binds a route to concrete steps with their settings, gates and expected artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairlead.api.blueprints import CANDIDATE_MAKERS, blueprint_of, check_settings
+from fairlead.api.context import Context
+from fairlead.api.routing import ask
+from fairlead.core.artifact import Artifact
+from fairlead.core.errors import PlanError, RefusedError
+from fairlead.core.plan import Plan, PlanStep
+from fairlead.router import Question, Redirect, Route
+
+__all__ = ["plan"]
+
+_ROLLOUT = "deployment-strategies"
+
+
+def plan(
+    text: str,
+    *,
+    model: str,
+    data: str,
+    labels: str | None = None,
+    answers: Sequence[str] = (),
+    stream: str | None = None,
+    context: Context | None = None,
+) -> Plan:
+    """Turn a problem in the user's words into steps on the user's own model.
+
+    Args:
+        text: The problem.
+        model: Reference of the model: a path or an import string.
+        data: Reference of held-back rows: Parquet, CSV, JSONL or npz.
+        labels: Column of the labels; without it quality is agreement with the original.
+        answers: Answers to the router's questions, in order.
+        stream: Rows that the monitoring step sends and watches.
+        context: Workspace and progress; opened from the environment when None.
+
+    Raises:
+        PlanError: A question of the router is open, or the model or data do not exist.
+        RefusedError: The problem belongs to a neighbour.
+        DataError: The rows cannot be read.
+    """
+    answer = ask(text, answers=answers, model=model, context=context)
+    if isinstance(answer, Question):
+        raise PlanError(
+            f"one question is open: {answer.question} [{answer.ambiguity}]",
+            hint="add --answer with one of " + ", ".join(option.id for option in answer.options),
+        )
+    if isinstance(answer, Redirect):
+        raise RefusedError(
+            f"this belongs to {answer.redirect_to}: {answer.reason}",
+            hint=answer.come_back or "come back when it is about a trained model",
+        )
+    _check_material(model, data, labels, stream)
+    return Plan(
+        problem=text,
+        answers=tuple(answers),
+        route=tuple(step.skill for step in answer.skills),
+        model=model,
+        data=data,
+        labels=labels,
+        steps=_steps(answer, Path(model).stem if ":" not in model else "model", stream),
+    )
+
+
+def _check_material(model: str, data: str, labels: str | None, stream: str | None) -> None:
+    from fairlead.backends.datasets import load_dataset
+
+    Artifact.from_reference(model)
+    load_dataset(data, labels=labels)
+    if stream is not None:
+        load_dataset(stream)
+
+
+def _steps(route: Route, name: str, stream: str | None) -> tuple[PlanStep, ...]:
+    wanted = {step.skill: step.reason for step in route.skills}
+    order: list[str] = ["pack", *wanted]
+    added = _missing_candidate(list(wanted))
+    place = min((order.index(skill) for skill in _after_candidate(wanted)), default=len(order))
+    order[place:place] = added
+    steps = []
+    for uses in order:
+        settings: dict[str, Any] = {"name": _service_name(name)} if uses == "pack" else {}
+        if uses == "production-monitoring-and-alerting" and stream is not None:
+            settings["stream"] = stream
+        steps.append(_step(uses, wanted.get(uses), settings))
+    return tuple(steps)
+
+
+def _missing_candidate(skills: Sequence[str]) -> list[str]:
+    if _ROLLOUT not in skills or any(skill in CANDIDATE_MAKERS for skill in skills):
+        return []
+    return ["quantization-for-inference", "hardware-optimization-strategies"]
+
+
+def _after_candidate(wanted: Mapping[str, str]) -> list[str]:
+    return [skill for skill in wanted if skill in {_ROLLOUT, "model-serving-patterns"}]
+
+
+def _service_name(name: str) -> str:
+    safe = "".join(char if char.isalnum() else "-" for char in name.lower()).strip("-")
+    return safe or "model"
+
+
+def _step(uses: str, reason: str | None, settings: Mapping[str, Any]) -> PlanStep:
+    blueprint = blueprint_of(uses)
+    merged = {**blueprint.settings, **settings}
+    check_settings(uses, merged)
+    is_added = reason is None and uses != "pack"
+    return PlanStep(
+        id=blueprint.id,
+        uses=uses,
+        why=reason or blueprint.why,
+        settings=merged,
+        gate="keep" if is_added else "stop",
+        gives=blueprint.gives,
+    )

@@ -1,0 +1,119 @@
+"""`fairlead ask`, `plan`, `run` and `guides`: the front door."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairlead.core.errors import PlanError
+from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
+
+if TYPE_CHECKING:
+    from fairlead.router import Question, Redirect, Route
+
+__all__ = ["register"]
+
+Answers = Annotated[
+    list[str] | None,
+    typer.Option("--answer", "-a", help="Answer to a question, in order; repeat for follow-ups."),
+]
+Text = Annotated[str, typer.Argument(help="The problem in your own words.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands on the root of the command line."""
+    app.command("ask")(ask_command)
+    app.command("plan")(plan_command)
+    app.command("run")(run_command)
+
+
+def ask_command(
+    text: Text,
+    answer: Answers = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose measurements may settle the question.")
+    ] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Name the concern behind a problem, or ask the one question that decides it."""
+    result = _dialogue(text, list(answer or []), model=model, is_silent=json_)
+    if json_:
+        show(result.model_dump(mode="json"))
+        return
+    from fairlead.entrypoints.render.answers import print_answer
+
+    print_answer(result)
+
+
+def _dialogue(
+    text: str, answers: list[str], *, model: str | None, is_silent: bool
+) -> Route | Question | Redirect:
+    from fairlead.api import ask
+    from fairlead.entrypoints.render.answers import print_answer
+    from fairlead.router import Question
+
+    result = ask(text, answers=answers, model=model)
+    while isinstance(result, Question) and not is_silent and _is_terminal():
+        print_answer(result, to_stderr=True)
+        reply = typer.prompt("answer", err=True)
+        answers.append(reply)
+        result = ask(text, answers=answers, model=model)
+    return result
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def plan_command(
+    text: Text,
+    model: Annotated[str, typer.Option(help="Model: a path or an import string.")],
+    data: Annotated[str, typer.Option(help="Held-back rows: Parquet, CSV, JSONL or npz.")],
+    labels: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    answer: Answers = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Rows the monitoring step sends and watches.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Plan to write.")] = Path(
+        "plan.toml"
+    ),
+    json_: JsonFlag = False,
+) -> None:
+    """Bind a route to steps with settings, gates and expected artefacts."""
+    from fairlead.api import plan, write_plan
+
+    answers = list(answer or [])
+    _dialogue(text, answers, model=model, is_silent=json_)
+    made = plan(text, model=model, data=data, labels=labels, answers=answers, stream=stream)
+    write_plan(made, output)
+    if json_:
+        show({"plan": made.model_dump(mode="json"), "path": str(output)})
+        return
+    console = talk()
+    console.print(f"{output}: {len(made.steps)} steps", markup=False)
+    for number, step in enumerate(made.steps, start=1):
+        console.print(f"  {number}. {step.id} ({step.uses}): {step.why}", markup=False)
+    console.print(f"run it with: fairlead run {output}", markup=False)
+
+
+def run_command(
+    path: Annotated[Path, typer.Argument(help="Plan to run.", show_default=False)],
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again, even when a run is finished or open.")
+    ] = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Run a plan; after a crash, run the same command again to go on where it stopped."""
+    from fairlead.api import Context, follow, read_plan
+    from fairlead.entrypoints.cli.reports import write_reports
+
+    made = read_plan(path)
+    if not made.steps:
+        raise PlanError(f"{path} has no steps", hint="make it again with `fairlead plan`")
+    with progress() as bars:
+        context = Context.open(progress=bars)
+        outcome = follow(made, fresh=fresh, context=context)
+    finish(write_reports(outcome, context.workspace), as_json=json_)
