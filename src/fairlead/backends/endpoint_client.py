@@ -143,8 +143,8 @@ class EndpointClient:
         self,
         feeds: Feeds,
         *,
-        id: str | None = None,
-        version: str | None = None,  # noqa: A002
+        id: str | None = None,  # noqa: A002
+        version: str | None = None,
     ) -> InferResult:
         """Run the model on one batch.
 
