@@ -108,8 +108,7 @@ def write_service(workspace: Workspace, endpoint: Endpoint, admin_token: str) ->
         WorkspaceError: The workspace cannot be written.
     """
     document = {"endpoint": endpoint.model_dump(mode="json"), "admin_token": admin_token}
-    # `write_json` creates the file readable by its owner only.
-    write_json(_path(workspace, endpoint.service), document)
+    write_json(_path(workspace, endpoint.service), document, mode=0o600)
 
 
 def forget_service(workspace: Workspace, name: str) -> None:
