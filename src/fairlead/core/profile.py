@@ -44,7 +44,8 @@ class ReferenceProfile(Value):
     n_rows: int
     columns: tuple[ColumnProfile, ...]
     correlation: tuple[tuple[float, ...], ...] = ()
-    """Pearson correlations of the numeric inputs, in the order of `correlated`."""
+    """Pearson correlations of the numeric inputs, winsorised at their 2 % and 98 % quantiles, in
+    the order of `correlated`."""
     correlated: tuple[str, ...] = ()
     data_digest: str = ""
 

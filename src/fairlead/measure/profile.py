@@ -6,7 +6,7 @@ The reference profile, the prediction log and the drift report all speak of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ __all__ = [
     "count_categories",
     "flatten_inputs",
     "flatten_outputs",
+    "winsorise",
 ]
 
 _MAX_VALUES = 512
@@ -132,13 +133,32 @@ def build_profile(
         profiles.update(zip(numeric, _numeric(list(numeric), table), strict=True))
     keys = [("input", name) for name in inputs] + [("output", name) for name in outputs]
     correlated = [key for key in numeric if key[0] == "input"][:_MAX_CORRELATED]
+    if correlated:
+        table = winsorise(table[:, : len(correlated)], [profiles[key] for key in correlated])
     return ReferenceProfile(
         n_rows=max((len(array) for array in (*inputs.values(), *outputs.values())), default=0),
         columns=tuple(profiles[key] for key in keys),
-        correlation=_correlation(table[:, : len(correlated)]) if len(correlated) > 1 else (),
+        correlation=_correlation(table) if len(correlated) > 1 else (),
         correlated=tuple(name for _, name in correlated) if len(correlated) > 1 else (),
         data_digest=data_digest,
     )
+
+
+def winsorise(
+    table: NDArray[np.float64], columns: Sequence[ColumnProfile]
+) -> NDArray[np.float64]:
+    """Pull values beyond the 2 % and 98 % quantiles of the reference back to them.
+
+    A correlation of such columns does not hang on a few extreme rows, so it can be compared
+    between windows.
+
+    Args:
+        table: Shape (n_rows, n_columns); NaN stays NaN.
+        columns: The numeric profiles, one per column of `table`.
+    """
+    low = [c.quantiles[2] if c.quantiles else -np.inf for c in columns]
+    high = [c.quantiles[98] if c.quantiles else np.inf for c in columns]
+    return np.clip(table, np.array(low), np.array(high))
 
 
 def count_bins(profile: ColumnProfile, values: Array) -> NDArray[np.int64]:
@@ -262,7 +282,10 @@ def _edges(values: NDArray[np.float64], quantiles: NDArray[np.float64]) -> NDArr
     """Choose bin edges: around every value of a discrete column, else every twentieth quantile."""
     distinct = values[np.flatnonzero(np.diff(values, prepend=-np.inf) > 0)]
     if len(distinct) > _MAX_DISTINCT:
-        return np.unique(quantiles[_EDGE_RANKS])
+        chosen = quantiles[_EDGE_RANKS]
+        # A value that many rows share gets a bin of its own, or its share would stay unseen.
+        shared = chosen[1:][chosen[1:] == chosen[:-1]]
+        return np.unique(np.concatenate([chosen, np.nextafter(shared, np.inf)]))
     middles = distinct[:-1] + np.diff(distinct) / 2
     # The outer bins stay empty in the reference: they catch values that were never seen.
     return np.unique(np.array([distinct[0], *middles, np.nextafter(distinct[-1], np.inf)]))
