@@ -10,6 +10,7 @@ import typer
 
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
+from fairlead.entrypoints.cli import demo, front
 from fairlead.entrypoints.problem import problem_of
 
 __all__ = ["app", "main"]
@@ -40,10 +41,16 @@ def root(
     """Describe a production problem, get a route, and run it on your own model."""
 
 
+front.register(app)
+app.add_typer(demo.app, name="demo")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the right exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(words, is_debug="--debug" in words))
+    own = words[: words.index("--")] if "--" in words else words
+    kept = [word for word in own if word != "--debug"] + words[len(own) :]
+    sys.exit(_run(kept, is_debug="--debug" in own))
 
 
 def _run(words: list[str], *, is_debug: bool) -> int:

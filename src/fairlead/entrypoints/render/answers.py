@@ -51,7 +51,9 @@ def _grounds(answer: Route | Question | Redirect) -> list[str]:
     if answer.also_consider:
         lines.append("worth a look later: " + ", ".join(answer.also_consider))
     if answer.also_consult:
-        lines.append("also consult: " + "; ".join(f"{n.id} ({n.reason})" for n in answer.also_consult))
+        lines.append(
+            "also consult: " + "; ".join(f"{n.id} ({n.reason})" for n in answer.also_consult)
+        )
     lines += [f"to settle it: {item.command} ({item.tells})" for item in answer.measurements]
     runner_up = f", runner-up {answer.runner_up.answer}" if answer.runner_up else ""
     lines.append(f"confidence {answer.confidence:.2f}{runner_up}")
