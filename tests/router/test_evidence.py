@@ -1,0 +1,133 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fairlead.core.evidence import Evidence
+from fairlead.router import ask
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def measured(metric, value, unit="ratio", age_s=0):
+    return Evidence(
+        metric=metric,
+        value=value,
+        unit=unit,
+        method="test",
+        subject="sha256:1",
+        environment={},
+        measured_at=NOW - timedelta(seconds=age_s),
+    )
+
+
+@pytest.mark.parametrize(
+    ("evidence", "first"),
+    [
+        ([measured("model_time_share", 0.8)], "hardware-optimization-strategies"),
+        ([measured("model_time_share", 80, "%")], "hardware-optimization-strategies"),
+        ([measured("model_time_share", 0.2)], "model-serving-patterns"),
+        ([measured("queue_time_share", 0.7)], "model-serving-patterns"),
+    ],
+)
+def test_a_profile_answers_model_or_infrastructure(evidence, first):
+    route = ask("my inference is slow", evidence=evidence)
+
+    assert route.skill_ids[0] == first
+    assert route.evidence_used[0].metric == evidence[0].metric
+    assert route.evidence_used[0].settled == "model-or-infrastructure"
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        [],
+        [measured("model_time_share", 0.5)],
+        [measured("queue_time_share", 0.1)],
+        [measured("model_time_share", float("nan"))],
+        [measured("something_else", 0.9)],
+    ],
+)
+def test_what_settles_nothing_is_asked(evidence):
+    question = ask("my inference is slow", evidence=evidence)
+
+    assert question.ambiguity == "model-or-infrastructure"
+    assert question.evidence_used == ()
+
+
+def test_the_newest_measurement_counts():
+    old, new = measured("model_time_share", 0.9, age_s=60), measured("model_time_share", 0.1)
+
+    route = ask("my inference is slow", evidence=[new, old])
+
+    assert route.skill_ids[0] == "model-serving-patterns"
+
+
+def test_a_profile_of_requests_settles_the_whole_chain():
+    route = ask("my model is too slow", evidence=[measured("model_time_share", 0.9)])
+
+    assert [item.settled for item in route.evidence_used] == [
+        "speed-inference-or-training",
+        "model-or-infrastructure",
+    ]
+
+
+def test_training_that_takes_the_time_is_handed_over():
+    redirect = ask("my model is too slow", evidence=[measured("training_time_share", 0.9)])
+
+    assert redirect.redirect_to == "training-optimization"
+
+
+LATE = [measured("latency_p95_ms", 900, "ms"), measured("latency_slo_ms", 200, "ms")]
+IN_TIME = [measured("latency_p95_ms", 90, "ms"), measured("latency_slo_ms", 200, "ms")]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "option"),
+    [
+        (LATE, "speed"),
+        ([measured("accuracy_drop_ratio", 0.1)], "accuracy"),
+        ([measured("drift_detected", 1, "count"), *IN_TIME], "accuracy"),
+        ([measured("prediction_drift_detected", 1, "count")], "accuracy"),
+    ],
+)
+def test_measurements_say_what_performance_means(evidence, option):
+    answer = ask("the performance in production is bad", evidence=evidence)
+
+    assert answer.evidence_used[0].option == option
+
+
+@pytest.mark.parametrize(
+    "evidence", [IN_TIME, [*LATE, measured("accuracy_drop_ratio", 0.3)], LATE[:1]]
+)
+def test_performance_is_asked_when_both_or_none_is_off(evidence):
+    answer = ask("the performance in production is bad", evidence=evidence)
+
+    assert answer.ambiguity == "speed-or-accuracy"
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        measured("error_rate_ratio", 0.2),
+        measured("alerts_firing", 2, "count"),
+        measured("drift_detected", 1, "count"),
+    ],
+)
+def test_something_that_is_off_now_is_repaired(evidence):
+    route = ask("production monitoring", evidence=[evidence])
+
+    assert route.skill_ids == ("production-debugging-techniques",)
+
+
+def test_a_quiet_service_still_asks():
+    question = ask("production monitoring", evidence=[measured("error_rate_ratio", 0.0)])
+
+    assert question.ambiguity == "proactive-or-reactive"
+
+
+def test_evidence_stays_with_the_dialogue():
+    question = ask("performance is bad", evidence=[measured("model_time_share", 0.9)])
+
+    route = question.answer("speed")
+
+    assert route.skill_ids[0] == "hardware-optimization-strategies"

@@ -1,0 +1,98 @@
+"""What must hold for any text."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairlead.core.errors import UsageError
+from fairlead.router import ask
+
+HERE = Path(__file__).parent
+SEED = sorted(
+    {case["text"] for case in tomllib.loads((HERE / "seed_cases.toml").read_text("utf-8"))["case"]}
+)
+TOOLS = [
+    "Kubernetes",
+    "TorchServe",
+    "MLflow",
+    "Docker",
+    "Triton",
+    "SageMaker",
+    "Airflow",
+    "Grafana",
+]
+WORDS = st.sampled_from(
+    "my model inference training slow deploy production monitor quantize not accuracy latency api "
+    "drift rollback canary experiment pipeline edge cloud batch and the with performance llm".split()
+)
+settings.register_profile("router", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("router")
+
+
+def decision(text):
+    answer = ask(text)
+    return answer.kind, answer.skill_ids, answer.redirect_to, answer.ambiguity
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_answered_or_refused(text):
+    try:
+        answer = ask(text)
+    except UsageError as exc:
+        assert exc.hint
+    else:
+        assert 0 <= answer.confidence <= 1
+
+
+@given(st.lists(WORDS, min_size=1, max_size=25))
+def test_the_same_text_gets_the_same_answer(words):
+    text = " ".join(words)
+
+    assert ask(text).model_dump_json() == ask(text).model_dump_json()
+
+
+@given(st.lists(WORDS, min_size=1, max_size=25))
+def test_every_answer_is_exactly_one_kind(words):
+    answer = ask(" ".join(words))
+
+    filled = [bool(answer.skills), bool(answer.redirect_to), bool(answer.ambiguity)]
+    assert filled.count(True) == 1
+    assert filled[["route", "redirect", "clarify"].index(answer.kind)]
+
+
+@given(st.lists(WORDS, min_size=1, max_size=25))
+def test_spans_point_at_the_text(words):
+    text = " ".join(words)
+
+    assert all(text[span.start : span.end] == span.text for span in ask(text).spans)
+
+
+@pytest.mark.parametrize("text", SEED)
+def test_case_and_closing_marks_do_not_matter(text):
+    assert decision(text.upper()) == decision(text)
+    assert decision(f"  {text.lower()}!! ") == decision(text)
+
+
+@pytest.mark.parametrize("text", SEED)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_naming_a_tool_changes_nothing(text, tool):
+    if decision(text)[3] == "unknown-concern":
+        pytest.skip("a text that says nothing may take its concern from the tool")
+
+    assert decision(f"{text}. We use {tool}.") == decision(text)
+    assert decision(f"{text} ({tool})") == decision(text)
+    assert tool.casefold() in ask(f"{text} ({tool})").facts.tools
+
+
+@given(st.sampled_from(SEED), st.text(max_size=40))
+def test_any_answer_continues_or_is_refused(text, said):
+    question = ask(text)
+    if question.kind != "clarify":
+        return
+    try:
+        assert question.answer(said).kind in {"route", "clarify", "redirect"}
+    except UsageError as exc:
+        assert "1)" in exc.hint
