@@ -1,7 +1,7 @@
 """Writes the generated reference pages, or checks that they are up to date.
 
-    python docs/generate.py           write docs/reference/*.md
-    python docs/generate.py --check   exit 1 when a page is out of date
+python docs/generate.py           write docs/reference/*.md
+python docs/generate.py --check   exit 1 when a page is out of date
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
-def _walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     children = getattr(command, "commands", None)
     if not children:
         yield path, command
@@ -44,9 +44,9 @@ def _walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Comman
         yield from _walk(children[name], f"{path} {name}")
 
 
-def _row(parameter: click.Parameter) -> str:
+def _row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
-    if isinstance(parameter, click.Argument) or not names.startswith("`-"):
+    if parameter.param_type_name == "argument" or not names.startswith("`-"):
         names = f"`{(parameter.name or '').upper()}`"
     default = parameter.default
     shown = "" if default is None or callable(default) or default is False else f"`{default}`"
@@ -77,7 +77,9 @@ def _table(kind: type) -> str:
     rows = ["| setting | meaning | default |", "|---|---|---|"]
     for name, field in kind.model_fields.items():
         text = field.description or words.get(name, "")
-        rows.append(f"| `{name}` | {text.replace('|', '/')} | `{field.get_default(call_default_factory=True)}` |")
+        rows.append(
+            f"| `{name}` | {text.replace('|', '/')} | `{field.get_default(call_default_factory=True)}` |"
+        )
     return "\n".join([*rows, ""])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -62,5 +63,19 @@ class PlanRun(Value):
     id: str
     plan_digest: str
     status: str
-    """`running`, `done`, `refused` or `failed`."""
+    """`running`, `done`, `refused`, `failed`, or `interrupted`: its process died in the middle."""
     results: tuple[StepResult, ...] = ()
+    title: str = ""
+    """What the run is for, for people."""
+    n_steps: int = 0
+    """Steps of the whole plan; there are as many results when it is done."""
+    n_executed: int = 0
+    """Steps that this call executed; the others had stored results."""
+    attempts: int = 1
+    """How often the run was started from a step that had refused or failed, plus one."""
+    error: str = ""
+    """Why it was refused or failed."""
+    hint: str = ""
+    """The next step for the reader, when it was refused or failed."""
+    started_at: datetime | None = None
+    updated_at: datetime | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
@@ -56,11 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(words: list[str], *, is_debug: bool) -> int:
     try:
         result = app(words, standalone_mode=False, prog_name="fairlead")
-    except click.exceptions.Exit as exc:
+    except typer.Exit as exc:
         return int(exc.exit_code)
-    except click.ClickException as exc:
-        return _say(exc.format_message(), "`fairlead --help` lists the commands and options", 2)
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as exc:
+        return _misused(exc)
+    except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", "run the same command again to go on", 130)
     except BrokenPipeError:
         return 141
@@ -69,6 +69,16 @@ def _run(words: list[str], *, is_debug: bool) -> int:
             raise
         return _explain(exc)
     return result if isinstance(result, int) else 0
+
+
+def _misused(error: TyperException) -> int:
+    describe = getattr(error, "format_message", error.__str__)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{describe()}\n")
+        return 2
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "fairlead"
+    return _say(describe(), f"`{command} --help` lists what it takes", 2)
 
 
 def _explain(error: Exception) -> int:
