@@ -1,0 +1,7 @@
+"""Pipelines: steps that survive a crash and are never done twice."""
+
+from fairlead.mlops.pipelines.card import CARD
+from fairlead.mlops.pipelines.config import PipelineConfig
+from fairlead.mlops.pipelines.skill import PipelineStep, list_runs, read_run, run_pipeline
+
+__all__ = ["CARD", "PipelineConfig", "PipelineStep", "list_runs", "read_run", "run_pipeline"]
