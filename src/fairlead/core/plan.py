@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ class PlanStep(Value):
     """The reason, for people."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Keys of the skill's config; unknown keys are refused when the plan is read."""
-    gate: str = "stop"
+    gate: Literal["stop", "keep"] = "stop"
     """`stop`: a refusal ends the plan with exit 1. `keep`: go on with what came in."""
     gives: str = ""
     """What the step leaves, for people."""
