@@ -41,6 +41,7 @@ __all__ = [
     "Score",
     "Scores",
     "Task",
+    "copy_bundle",
     "derive_bundle",
     "write_bundle",
 ]
@@ -331,6 +332,18 @@ def write_bundle(
             write_json(folder / _FOLDER / f"{name}.json", value.model_dump(mode="json"))
         write_json(folder / _DIGESTS, digest_tree(folder, without=frozenset({_DIGESTS})))
     return Bundle.open(target, verify=False)
+
+
+def copy_bundle(parent: Bundle, target: Path, *, replace: bool = False) -> Bundle:
+    """Write the same bundle to another place, byte for byte, so that its digest stays.
+
+    Raises:
+        ConflictError: The target exists and may not be replaced.
+        WorkspaceError: It cannot be written.
+    """
+    with new_folder(target, what="the bundle", replace=replace) as folder:
+        shutil.copytree(parent.path, folder, dirs_exist_ok=True)
+    return Bundle.open(target)
 
 
 def derive_bundle(

@@ -156,9 +156,9 @@ def judge_errors(
 def judge_deviation(before: ArrayLike, after: ArrayLike, *, budget: float) -> QualityDrop:
     """Judge a change without labels on numeric outputs.
 
-    Rows of several values (embeddings, scores) are compared by `|x − y|² / (|x|² + |y|²)`, which
-    is 1 − cosine for vectors of equal length and also sees a change of length. Single values are
-    compared by `(x − y)²` relative to the variance of the original, which is 1 − R².
+    Rows of several values (embeddings, scores) are compared by `|x - y|² / (|x|² + |y|²)`, which
+    is 1 - cosine for vectors of equal length and also sees a change of length. Single values are
+    compared by `(x - y)²` relative to the variance of the original, which is 1 - R².
 
     Args:
         before: Outputs of the original, shape (n_rows, …).
@@ -247,7 +247,7 @@ def _t_quantile(degrees: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return z + sum(term / degrees ** (power + 1) for power, term in enumerate(terms))
+    return z + math.fsum(term / float(degrees) ** (power + 1) for power, term in enumerate(terms))
 
 
 def _difference_upper(worse: float, better: float, n_rows: float) -> float:
@@ -292,9 +292,7 @@ def binomial_upper(events: float, n_rows: float, *, alpha: float = _ALPHA) -> fl
     """
     if events >= n_rows:
         return 1.0
-    return _bisect(
-        lambda p: _incomplete_beta(events + 1, n_rows - events, p) < 1 - alpha, 0.0, 1.0
-    )
+    return _bisect(lambda p: _incomplete_beta(events + 1, n_rows - events, p) < 1 - alpha, 0.0, 1.0)
 
 
 def binomial_lower(events: float, n_rows: float, *, alpha: float = _ALPHA) -> float:

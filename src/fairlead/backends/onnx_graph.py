@@ -1,0 +1,176 @@
+"""ONNX graphs as data: read whole, brought into a shape that rewriting can rely on, written."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import ModelError
+from fairlead.core.extras import requires
+
+__all__ = [
+    "check_graph",
+    "fold_constants",
+    "hoist_constants",
+    "onnx_versions",
+    "quiet_logging",
+    "read_graph",
+    "upgrade_opset",
+    "with_shapes",
+    "write_graph",
+]
+
+Graph = Any
+"""An `onnx.ModelProto`; the library is untyped."""
+
+_OLDEST_OPSET = 11
+_TARGET_OPSET = 13
+_LARGEST_BYTES = 2**31 - 1
+_HINT = "check it with `python -m onnx.checker`, or export it again"
+
+
+def read_graph(path: Path) -> Graph:
+    """Read a model with its external data.
+
+    Raises:
+        ModelError: The file is no ONNX model, or its external data is missing.
+        MissingExtraError: onnx is not installed.
+    """
+    with requires("optimize", needed_by="rewriting a model"):
+        import onnx
+    try:
+        return onnx.load(str(path), load_external_data=True)
+    except Exception as exc:
+        raise ModelError(f"{path} cannot be read: {_first_line(exc)}", hint=_HINT) from exc
+
+
+def write_graph(model: Graph) -> bytes:
+    """Return the bytes of a model, its weights inside.
+
+    Raises:
+        ModelError: It is larger than the 2 GiB that one protobuf file may have.
+    """
+    if model.ByteSize() > _LARGEST_BYTES:
+        raise ModelError(
+            f"the rewritten model has {model.ByteSize()} bytes, more than one file may have",
+            hint="models above 2 GiB after the change are not supported",
+        )
+    return bytes(model.SerializeToString())
+
+
+def check_graph(model: Graph) -> None:
+    """Check a model against the ONNX specification.
+
+    Raises:
+        ModelError: It breaks the specification.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model)
+    except Exception as exc:
+        raise ModelError(f"the model is not valid: {_first_line(exc)}", hint=_HINT) from exc
+
+
+def upgrade_opset(model: Graph) -> Graph:
+    """Return the model in an opset that 8-bit operators exist in; the same one when it is.
+
+    Raises:
+        ModelError: The opset is too old and the model cannot be converted.
+    """
+    found = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if found == 0 or found >= _OLDEST_OPSET:
+        return model
+    from onnx import version_converter
+
+    try:
+        return version_converter.convert_version(model, _TARGET_OPSET)
+    except Exception as exc:
+        raise ModelError(
+            f"opset {found} is too old and cannot be converted to {_TARGET_OPSET}: "
+            f"{_first_line(exc)}",
+            hint=f"export the model again with opset {_TARGET_OPSET} or newer",
+        ) from exc
+
+
+def with_shapes(model: Graph) -> Graph:
+    """Return the model with the shapes that can be inferred, or as it is when none can be."""
+    from onnx import shape_inference
+
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 (shapes only help; every kind of failure means there are none)
+        return model
+
+
+def hoist_constants(model: Graph) -> Graph:
+    """Return a copy whose `Constant` nodes are initialisers, where rewriting looks for weights."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    outputs = {item.name for item in graph.output}
+    kept = []
+    for node in graph.node:
+        value = next((item for item in node.attribute if item.name == "value"), None)
+        if node.op_type != "Constant" or value is None or node.output[0] in outputs:
+            kept.append(node)
+            continue
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(value.t)
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+    if len(kept) != len(graph.node):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return copy
+
+
+def fold_constants(model: Graph) -> Graph:
+    """Return the model after ONNX Runtime's basic rewriting, or as it is when that fails.
+
+    Weights that are computed from constants (cast, transposed, reshaped) become plain ones.
+    """
+    with requires("optimize", needed_by="rewriting a model"):
+        import onnx
+        import onnxruntime as ort
+    with tempfile.TemporaryDirectory(prefix="fairlead-") as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        try:
+            ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            return onnx.load(options.optimized_model_filepath)
+        except Exception:  # noqa: BLE001 (folding only helps; the caller goes on without)
+            return model
+
+
+def onnx_versions() -> dict[str, str]:
+    """Return the versions of the libraries that rewrite and run models."""
+    return {name: version(name) for name in ("onnx", "onnxruntime")}
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Keep a library that talks through the root logger silent while the block runs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,25 @@
+"""What compression is for, as data."""
+
+from fairlead.core.card import SkillCard
+
+__all__ = ["CARD"]
+
+CARD = SkillCard(
+    id="model-compression-techniques",
+    name="compression",
+    concern="optimize",
+    title="Model compression techniques",
+    does="Replaces large weight matrices by products of two small ones, within an accuracy budget",
+    verb="compress",
+    command="fairlead optimize compress",
+    takes="Bundle",
+    gives="Bundle",
+    symptoms=(
+        "the model has too many parameters",
+        "the model must fit on a small device",
+        "we need fewer multiplications per prediction",
+        "a smaller model without training it again",
+    ),
+    extra="optimize",
+    methods=("low-rank",),
+)

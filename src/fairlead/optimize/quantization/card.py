@@ -1,0 +1,25 @@
+"""What quantization is for, as data."""
+
+from fairlead.core.card import SkillCard
+
+__all__ = ["CARD"]
+
+CARD = SkillCard(
+    id="quantization-for-inference",
+    name="quantization",
+    concern="optimize",
+    title="Quantization for inference",
+    does="Stores the weights in 8 bits, within an accuracy budget that is tested on held-back rows",
+    verb="quantize",
+    command="fairlead optimize quantize",
+    takes="Bundle",
+    gives="Bundle",
+    symptoms=(
+        "the model is too large",
+        "inference is too slow on CPU",
+        "the model does not fit in memory",
+        "serving costs too much per request",
+    ),
+    extra="optimize",
+    methods=("dynamic-int8",),
+)
