@@ -63,11 +63,20 @@ def _pack(folder: Path) -> None:
 @pytest.fixture
 def cli(tmp_path):
     """Run `fairlead` as a user does; returns the finished process with `.json` when asked."""
+    return _runner(tmp_path)
 
+
+@pytest.fixture(scope="module")
+def module_cli(tmp_path_factory):
+    """The same for fixtures that serve a whole module."""
+    return _runner(tmp_path_factory.mktemp("cwd"))
+
+
+def _runner(folder):
     def run(*words, cwd=None, check=None, env=None, timeout=120):
         done = subprocess.run(
             [sys.executable, "-m", "fairlead", *map(str, words)],
-            cwd=cwd or tmp_path, capture_output=True, text=True, timeout=timeout, check=False,
+            cwd=cwd or folder, capture_output=True, text=True, timeout=timeout, check=False,
             env={**os.environ, **(env or {})},
         )  # fmt: skip
         if check is not None:

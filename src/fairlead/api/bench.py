@@ -33,7 +33,7 @@ class Bench:
         self.context = context
         self.folder = context.workspace.runs / run_id
         self._handle: ServerHandle | None = None
-        self._arms: tuple[str, str | None] | None = None
+        self._served = ""
 
     @cached_property
     def data(self) -> Dataset:
@@ -78,25 +78,28 @@ class Bench:
         paths = [result.bundle for result in results if result.bundle is not None]
         return self.baseline(results) if not paths else Bundle.open(paths[-1])
 
-    def server(self, baseline: Bundle, candidate: Bundle | None = None) -> ServerHandle:
-        """Return the running server, started when there is none with these bundles."""
+    def server(self, bundle: Bundle) -> ServerHandle:
+        """Return the running server, started when there is none with this bundle."""
         from fairlead.backends.endpoint import spawn_server
 
-        arms = (baseline.digest, None if candidate is None else candidate.digest)
-        if self._handle is not None and self._arms == arms and self._handle.is_alive:
+        if self._handle is not None and self._served == bundle.digest and self._handle.is_alive:
             return self._handle
         self.close()
         self._handle = spawn_server(
-            baseline.path,
+            bundle.path,
             workspace=self.context.workspace,
-            name=self.service_name(baseline),
+            name=self.service_name(bundle),
             http_port=self._port(),
-            candidate=None if candidate is None else candidate.path,
-            candidate_weight=None if candidate is None else 0.0,
-            trust=baseline.manifest.needs_trust,
+            trust=bundle.manifest.needs_trust,
+            settings={"log_flush_s": 0.5},
         )
-        self._arms = arms
+        self._served = bundle.digest
         return self._handle
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether a later step of the plan decides between baseline and candidate."""
+        return any(step.uses == "deployment-strategies" for step in self.plan.steps)
 
     def service_name(self, bundle: Bundle) -> str:
         """Return the name of the service of this run; two runs never share one."""

@@ -1,17 +1,20 @@
-"""Asks the router, with what the workspace already knows."""
+"""Asking the router: with what the workspace knows, and one by one for many problems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
+from typing import Any
 
 from fairlead.api.context import Context
 from fairlead.core.artifact import Artifact
 from fairlead.core.bundle import Bundle
+from fairlead.core.errors import UsageError
 from fairlead.core.evidence import Evidence
-from fairlead.router import Question, Redirect, Route
+from fairlead.router import Answer, ask_batch
 from fairlead.router import ask as ask_router
 
-__all__ = ["ask"]
+__all__ = ["answer_document", "ask", "ask_lines"]
 
 
 def ask(
@@ -21,7 +24,7 @@ def ask(
     evidence: Sequence[Evidence] = (),
     model: str | None = None,
     context: Context | None = None,
-) -> Route | Question | Redirect:
+) -> Answer:
     """Name the concern behind a problem, or ask the one question that decides it.
 
     Args:
@@ -50,3 +53,40 @@ def _measured(model: str, context: Context) -> list[Evidence]:
     if artifact.format == "bundle" and artifact.path is not None:
         subject = Bundle.open(artifact.path).digest
     return context.evidence.query(subject=subject)
+
+
+def answer_document(answer: Answer) -> dict[str, Any]:
+    """Return an answer as JSON: `skills` are plain ids in order, `steps` tell why each."""
+    document = answer.model_dump(mode="json")
+    document["steps"] = document["skills"]
+    document["skills"] = list(answer.skill_ids)
+    return document
+
+
+def ask_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | UsageError]:
+    """Answer many problems, given as JSON lines; a bad line does not stop the others.
+
+    Args:
+        lines: `{"id", "text"}` or `{"id", "turns": [text, answer, …]}` in UTF-8 each.
+
+    Yields:
+        What `fairlead.router.ask_batch` gives, and in place of a line that cannot be read the
+        error that names its number.
+    """
+    source = _decoded(lines)
+    number = 0
+
+    def counted() -> Iterator[str | UsageError]:
+        nonlocal number
+        for number, line in enumerate(source, 1):
+            yield line
+    left = counted()
+    while True:
+        # Empty lines are skipped but counted, so they keep the numbers after a bad line.
+        answers = ask_batch(chain(repeat("", number), _texts(left)))
+        try:
+            yield from answers
+        except UsageError as exc:
+            yield exc
+        else:
+            return

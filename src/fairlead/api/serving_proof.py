@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fairlead.api.context import Context
+from fairlead.api.row_requests import RowAnswer, send_rows
 from fairlead.backends.endpoint import ServerHandle
 from fairlead.backends.runners import open_runner
-from fairlead.backends.triton import RowAnswer, send_rows
+from fairlead.backends.senders import client_name
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset, bind
 from fairlead.core.evidence import Evidence
@@ -45,12 +46,9 @@ def prove_serving(
     rows = np.arange(requests) % data.n_rows
     columns = bundle.manifest.feature_columns
     feeds = bind(data.take(rows), bundle.signature, feature_columns=columns)
-    context.progress.begin("sending requests", requests)
-    endpoint = handle.endpoint
-    answers = []
-    for answer in send_rows(endpoint.url, endpoint.service, feeds, id_prefix="proof"):
-        answers.append(answer)
-        context.progress.advance()
+    answers = list(
+        send_rows(handle.endpoint, bundle, feeds, id_prefix="proof", progress=context.progress)
+    )
     wrong = _differing(bundle, feeds, answers)
     latencies = np.array([answer.latency_ms for answer in answers])
     return _report(handle, latencies, wrong), _evidence(bundle, latencies)
@@ -85,7 +83,7 @@ def _text(value: object) -> object:
 def _report(handle: ServerHandle, latencies: Any, wrong: list[str]) -> Report:  # noqa: ANN401
     p50, p99 = np.percentile(latencies, [50, 99])
     total = len(latencies)
-    said = f"{total} requests by tritonclient over HTTP, p50 {p50:.2f} ms, p99 {p99:.2f} ms"
+    said = f"{total} requests by {client_name()} over HTTP, p50 {p50:.2f} ms, p99 {p99:.2f} ms"
     finding = (
         Finding(level="alert", text=f"{len(wrong)} answers differ, the first is {wrong[0]}")
         if wrong
@@ -129,7 +127,7 @@ def _evidence(bundle: Bundle, latencies: Any) -> tuple[Evidence, ...]:  # noqa: 
             metric=f"endpoint_latency_p{share}_ms",
             value=float(np.percentile(latencies, share)),
             unit="ms",
-            method="single-row requests by tritonclient over loopback HTTP, one after another",
+            method=f"single-row requests by {client_name()} over loopback HTTP, one after another",
             subject=bundle.digest,
             sample_size=len(latencies),
             skill=_SKILL,
