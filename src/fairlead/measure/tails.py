@@ -187,11 +187,14 @@ def _log_choose(n: int, k: NDArray[np.int64]) -> Floats:
     return np.array([top - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in k.tolist()])
 
 
-def cauchy_combination(p_values: Sequence[Floats]) -> Floats:
+def cauchy_combination(
+    p_values: Sequence[Floats], weights: Sequence[float] | None = None
+) -> Floats:
     """Combine p-values of dependent tests into one (Liu and Xie, 2020).
 
     Args:
         p_values: Arrays of one shape, one per test; NaN leaves a test out.
+        weights: How much each test counts, above 0; all the same when None.
 
     Returns:
         The same shape; 1 where every test was left out.
@@ -200,11 +203,11 @@ def cauchy_combination(p_values: Sequence[Floats]) -> Floats:
     is_given = ~np.isnan(stacked)
     # A discrete test often gives exactly 1, whose tangent would drown every other test.
     bounded = np.clip(np.where(is_given, stacked, 0.5), 1e-300, 0.9)
-    tangents = np.where(
-        bounded < 1e-8, 1 / (math.pi * bounded), np.tan((0.5 - bounded) * math.pi)
-    )
-    used = is_given.sum(axis=0)
-    mean = np.where(is_given, tangents, 0.0).sum(axis=0) / np.maximum(used, 1)
+    tangents = np.where(bounded < 1e-8, 1 / (math.pi * bounded), np.tan((0.5 - bounded) * math.pi))
+    weight = np.ones(len(stacked)) if weights is None else np.asarray(weights, np.float64)
+    given = is_given * weight.reshape(-1, *[1] * (stacked.ndim - 1))
+    used = given.sum(axis=0)
+    mean = (given * tangents).sum(axis=0) / np.where(used > 0, used, 1.0)
     small = np.minimum(1 / (math.pi * np.maximum(mean, 1e-12)), 1.0)
     combined = np.where(mean > 1e8, small, 0.5 - np.arctan(mean) / math.pi)
     return np.where(used == 0, 1.0, np.clip(combined, 0.0, 1.0))

@@ -1,0 +1,285 @@
+"""How far a window moved from the reference profile, and whether that is more than chance.
+
+Every test knows that the reference is itself a sample, answers "is the shift larger than the
+smallest one that matters" rather than "is it exactly zero", and works on the counts of the
+profile's bins, so the reference rows are not needed. docs/decisions/drift-calibration.md tells
+why these tests, and how often they alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.core.dataset import Array
+from fairlead.core.profile import ColumnProfile, ReferenceProfile
+from fairlead.measure.categorical_drift import category_tests
+from fairlead.measure.dependence import RelationShift, has_relations, relation_tests
+from fairlead.measure.numeric_drift import NumericTests, numeric_tests
+from fairlead.measure.tails import cauchy_combination, holm
+from fairlead.measure.two_samples import DriftLimits
+from fairlead.measure.windows import (
+    NumericReference,
+    count_categorical,
+    count_numeric,
+    thin,
+)
+
+__all__ = ["ColumnShift", "DriftLimits", "DriftReference", "WindowDrift", "compare"]
+
+Floats = NDArray[np.float64]
+
+_SHARES = {"input": 0.6, "relation": 0.2, "output": 0.2}
+"""How the accepted rate of false alarms is divided over the three families of tests."""
+
+_WEIGHTS = {
+    "wasserstein": 0.5,
+    "kolmogorov-smirnov": 0.1,
+    "chi-square": 0.2,
+    "exact-split": 0.8,
+    "unseen-categories": 0.1,
+    "out-of-range": 0.1,
+    "missing-values": 0.1,
+}
+"""How much each test counts within a column; only the ratios matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnShift:
+    """What was found in one column.
+
+    Attributes:
+        column: Its name.
+        role: Whether the model takes or gives it.
+        kind: Whether it is numeric or categorical.
+        method: The test that speaks loudest.
+        p_value: After correction for the number of columns and families.
+        effect: Size of the shift in `effect_unit`.
+        effect_unit: `sd` (Wasserstein distance in reference standard deviations) or `w` (Cohen's
+            w of the bin shares); a shift of the mean by a small d sd gives about d in both.
+        is_drifted: Whether the shift is significant and large enough to matter.
+        missing_before: Share of reference rows without a value.
+        missing_now: Share of current rows without a value.
+        strange_ratio: Share of current rows outside the reference's range or categories.
+        strange_examples: Categories the reference does not list.
+        mean_before: Mean of the reference, None for categories.
+        mean_now: Mean of the window, None for categories.
+    """
+
+    column: str
+    role: Literal["input", "output"]
+    kind: Literal["numeric", "categorical"]
+    method: str
+    p_value: float
+    effect: float
+    effect_unit: str
+    is_drifted: bool
+    missing_before: float
+    missing_now: float
+    strange_ratio: float
+    strange_examples: tuple[str, ...] = ()
+    mean_before: float | None = None
+    mean_now: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDrift:
+    """The comparison of one window with the reference.
+
+    Attributes:
+        n_rows: Rows of the window.
+        n_used: Rows that were compared; fewer when the window is larger than `max_rows`.
+        columns: Every compared column, the largest effect first.
+        relations: Pairs of numeric inputs whose correlation changed, the largest change first.
+        skipped: Profiled columns that the window does not have.
+    """
+
+    n_rows: int
+    n_used: int
+    columns: tuple[ColumnShift, ...]
+    relations: tuple[RelationShift, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def is_drifted(self) -> bool:
+        """Whether anything drifted."""
+        return bool(self.relations) or any(column.is_drifted for column in self.columns)
+
+
+@dataclass(frozen=True)
+class DriftReference:
+    """A reference profile made ready for fast comparisons; make it once, use it often.
+
+    Attributes:
+        profile: The reference profile.
+        numeric: Role → its numeric columns side by side.
+    """
+
+    profile: ReferenceProfile
+    numeric: Mapping[str, NumericReference]
+
+    @classmethod
+    def of(cls, profile: ReferenceProfile) -> DriftReference:
+        """Prepare a profile."""
+        roles = ("input", "output")
+        return cls(profile, {role: NumericReference.of(_numeric(profile, role)) for role in roles})
+
+
+def compare(
+    reference: DriftReference,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    limits: DriftLimits,
+    *,
+    seed: int = 0,
+) -> WindowDrift | None:
+    """Compare a window of rows with the reference.
+
+    Without drift the chance that anything is called drifted is at most `limits.alpha`, whatever
+    the number of columns: the alpha is divided over inputs, relations and outputs, and within
+    each by Holm's and Bonferroni's corrections.
+
+    Args:
+        reference: The prepared reference.
+        inputs: Column → array of shape (n_rows,), named as in the profile; others are ignored.
+        outputs: The same for what the model gave; may be empty.
+        limits: What counts as drift.
+        seed: Seed of the thinning of large windows.
+
+    Returns:
+        None when the window or the reference has fewer than `limits.min_rows` rows.
+
+    Raises:
+        DataError: A numeric column holds text.
+    """
+    n_rows = len(next(iter((inputs or outputs).values()), ()))
+    if min(n_rows, reference.profile.n_rows) < limits.min_rows:
+        return None
+    rows = thin(n_rows, limits.max_rows, seed=seed)
+    windows = {"input": _chosen(inputs, rows), "output": _chosen(outputs, rows)}
+    shares = _shares_of(reference.profile, windows, n_rows)
+    relations: tuple[RelationShift, ...] = ()
+    if "relation" in shares:
+        relations = relation_tests(
+            reference.profile, windows["input"], limits, share=shares["relation"]
+        )
+    columns: list[ColumnShift] = []
+    skipped: list[str] = []
+    for role, window in windows.items():
+        if window:
+            columns += _family(reference, role, window, limits, shares[role])
+            profiled = (c.name for c in reference.profile.columns if c.role == role)
+            skipped += [name for name in profiled if name not in window]
+    columns.sort(key=lambda shift: (-shift.is_drifted, -shift.effect, shift.p_value))
+    n_used = n_rows if rows is None else len(rows)
+    return WindowDrift(n_rows, n_used, tuple(columns), relations, tuple(skipped))
+
+
+def _numeric(profile: ReferenceProfile, role: str) -> tuple[ColumnProfile, ...]:
+    return tuple(c for c in profile.columns if c.role == role and c.kind == "numeric")
+
+
+def _chosen(columns: Mapping[str, Array], rows: NDArray[np.int64] | None) -> dict[str, Array]:
+    return {name: array if rows is None else array[rows] for name, array in columns.items()}
+
+
+def _shares_of(
+    profile: ReferenceProfile, windows: Mapping[str, Mapping[str, Array]], n_rows: int
+) -> dict[str, float]:
+    present = {role for role, window in windows.items() if window}
+    if "input" in present and has_relations(profile, windows["input"], n_rows):
+        present.add("relation")
+    total = sum(_SHARES[family] for family in present)
+    return {family: _SHARES[family] / total for family in present}
+
+
+def _family(
+    reference: DriftReference,
+    role: str,
+    window: Mapping[str, Array],
+    limits: DriftLimits,
+    share: float,
+) -> list[ColumnShift]:
+    """Test the columns of one role and correct them together."""
+    shifts = _numeric_shifts(reference, role, window, limits)
+    for column in reference.profile.columns:
+        if column.role == role and column.kind == "categorical" and column.name in window:
+            shifts.append(_categorical_shift(column, window[column.name], limits))
+    if not shifts:
+        return []
+    adjusted = np.minimum(holm(np.array([shift.p_value for shift in shifts])) / share, 1.0)
+    return [
+        replace(shift, p_value=float(p), is_drifted=bool(p <= limits.alpha))
+        for shift, p in zip(shifts, adjusted, strict=True)
+    ]
+
+
+def _numeric_shifts(
+    reference: DriftReference, role: str, window: Mapping[str, Array], limits: DriftLimits
+) -> list[ColumnShift]:
+    prepared = reference.numeric[role]
+    columns = tuple(column for column in prepared.columns if column.name in window)
+    if len(columns) < len(prepared.columns):
+        prepared = NumericReference.of(columns)
+    if not columns:
+        return []
+    counts = count_numeric(prepared, window)
+    tests = numeric_tests(prepared, counts, limits)
+    combined = cauchy_combination(
+        list(tests.p_values.values()), [_WEIGHTS[name] for name in tests.p_values]
+    )
+    methods = _loudest(tests)
+    shifts = []
+    for index, column in enumerate(columns):
+        distance, cohen_w = float(tests.distance[index]), float(tests.cohen_w[index])
+        n_present = max(int(counts.present[index]), 1)
+        shifts.append(
+            ColumnShift(
+                column=column.name,
+                role=column.role,
+                kind="numeric",
+                method=methods[index],
+                p_value=float(combined[index]),
+                effect=max(distance, cohen_w),
+                effect_unit="sd" if distance >= cohen_w else "w",
+                is_drifted=False,
+                missing_before=column.missing_ratio,
+                missing_now=1 - int(counts.present[index]) / counts.n_rows,
+                strange_ratio=int(counts.under[index] + counts.over[index]) / n_present,
+                mean_before=column.mean,
+                mean_now=float(counts.mean[index]),
+            )
+        )
+    return shifts
+
+
+def _loudest(tests: NumericTests) -> list[str]:
+    names = list(tests.p_values)
+    table = np.stack([np.nan_to_num(tests.p_values[name], nan=2.0) for name in names])
+    return [names[place] for place in table.argmin(axis=0).tolist()]
+
+
+def _categorical_shift(column: ColumnProfile, values: Array, limits: DriftLimits) -> ColumnShift:
+    counts = count_categorical(column, values)
+    tests = category_tests(column, counts, limits)
+    p_values = {name: np.array([p]) for name, p in tests.p_values.items()}
+    combined = cauchy_combination(list(p_values.values()), [_WEIGHTS[name] for name in p_values])
+    has_strange = not column.other_count and counts.present > 0
+    return ColumnShift(
+        column=column.name,
+        role=column.role,
+        kind="categorical",
+        method=min(tests.p_values, key=lambda name: np.nan_to_num(tests.p_values[name], nan=2.0)),
+        p_value=float(combined[0]),
+        effect=tests.cohen_w,
+        effect_unit="w",
+        is_drifted=False,
+        missing_before=column.missing_ratio,
+        missing_now=counts.missing / max(counts.missing + counts.present, 1),
+        strange_ratio=counts.unlisted / counts.present if has_strange else 0.0,
+        strange_examples=counts.examples if has_strange else (),
+    )
