@@ -118,7 +118,7 @@ def measure_interleaved(
     blocks: int = 30,
     block_ms: float = 4.0,
     warm_up: int = 3,
-    rows_per_call: int = 1,
+    rows_per_call: int | Mapping[str, int] = 1,
     time_limit_s: float = 10.0,
     clocks: Clocks | None = None,
 ) -> dict[str, Timing]:
@@ -132,7 +132,7 @@ def measure_interleaved(
         blocks: Blocks per candidate.
         block_ms: Length of a block, in ms.
         warm_up: Calls per candidate that are not counted, at least 1.
-        rows_per_call: Rows that one call handles.
+        rows_per_call: Rows that one call handles, for all candidates or for each by name.
         time_limit_s: Stop early after this long, but never before 5 blocks.
         clocks: Where time is read from; the process's own clocks when None.
 
@@ -154,8 +154,10 @@ def measure_interleaved(
         for name in order:
             cpu[name].append(_run_block(candidates[name], calls[name], wall[name], read))
         order.reverse()
+    rows = rows_per_call if isinstance(rows_per_call, Mapping) else {}
+    every = rows_per_call if isinstance(rows_per_call, int) else 1
     return {
-        name: Timing(name, rows_per_call, np.array(cpu[name]), np.array(wall[name]))
+        name: Timing(name, rows.get(name, every), np.array(cpu[name]), np.array(wall[name]))
         for name in candidates
     }
 

@@ -1,0 +1,173 @@
+"""Successive halving: measure all settings briefly, the better half for longer, and so on.
+
+Jamieson & Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
+AISTATS 2016. Within a round the settings run in alternating blocks (`measure.latency`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fairlead.core.ports import Feeds, Runner, first_dimension
+from fairlead.measure.latency import Timing, measure_interleaved, speedup
+
+__all__ = ["BatchStep", "Tournament", "grow_batch", "successive_halving"]
+
+_FIRST_BLOCKS = 6
+_INFLATION_LIMIT = 1.3
+"""Settings that burn this many times the CPU of the most frugal ones are out, however fast: with
+more than one request at a time the CPU they burn is missing elsewhere."""
+_TIE_RATIO = 1.05
+_BATCH_GAIN = 1.05
+"""A batch twice as large must make a row at least 5 % cheaper."""
+
+
+@dataclass(frozen=True)
+class Tournament:
+    """Which settings won.
+
+    Attributes:
+        winner: Name of the winner.
+        timings: Name → last timing, every setting that was measured.
+        rounds: Name → rounds it stayed in.
+    """
+
+    winner: str
+    timings: Mapping[str, Timing]
+    rounds: Mapping[str, int]
+
+
+def successive_halving(
+    runners: Mapping[str, Runner],
+    batch: Feeds,
+    *,
+    goal: Literal["latency", "throughput"],
+    time_limit_s: float,
+) -> Tournament:
+    """Find the settings that run a batch best.
+
+    Args:
+        runners: Name → the model under these settings, the most frugal settings first: where two
+            are within 5 % of each other, the earlier one wins.
+        batch: Rows to run.
+        goal: `latency`: least wall time per call, among settings that burn at most 1.3 times the
+            CPU of the most frugal ones. `throughput`: least CPU time per row.
+        time_limit_s: Time for all rounds together.
+    """
+    alive = list(runners)
+    n_rounds = max((len(alive) - 1).bit_length(), 1)
+    timings: dict[str, Timing] = {}
+    rounds = dict.fromkeys(alive, 0)
+    for number in range(n_rounds):
+        timings.update(
+            measure_interleaved(
+                {name: _call(runners[name], batch) for name in alive},
+                blocks=_FIRST_BLOCKS * 2**number,
+                rows_per_call=first_dimension(batch),
+                time_limit_s=time_limit_s / n_rounds,
+            )
+        )
+        for name in alive:
+            rounds[name] += 1
+        ranked = _rank({name: timings[name] for name in alive}, goal)
+        half = ranked[: max((len(ranked) + 1) // 2, 1)]
+        last = number == n_rounds - 1
+        alive = [_winner(ranked, alive, timings, goal)] if last else [n for n in alive if n in half]
+    return Tournament(alive[0], timings, rounds)
+
+
+def _call(runner: Runner, batch: Feeds) -> Callable[[], object]:
+    return lambda: runner.run(batch)
+
+
+def _cost(timing: Timing, goal: str) -> float:
+    return timing.latency_p50_ms if goal == "latency" else timing.cpu_per_row_ms
+
+
+def _rank(timings: Mapping[str, Timing], goal: str) -> list[str]:
+    """Return the names from the best to the worst; wasteful ones come last."""
+    frugal = min(timing.cpu_median_ms for timing in timings.values())
+
+    def key(name: str) -> tuple[bool, float]:
+        timing = timings[name]
+        return timing.cpu_median_ms > _INFLATION_LIMIT * frugal, _cost(timing, goal)
+
+    return sorted(timings, key=key)
+
+
+def _winner(ranked: list[str], order: list[str], timings: Mapping[str, Timing], goal: str) -> str:
+    """Return the first in the given order that is as good as the best, within 5 %."""
+    best = _cost(timings[ranked[0]], goal)
+    frugal = min(timings[name].cpu_median_ms for name in ranked)
+    good = [
+        name
+        for name in order
+        if _cost(timings[name], goal) <= best * _TIE_RATIO
+        and timings[name].cpu_median_ms <= _INFLATION_LIMIT * frugal
+    ]
+    return good[0] if good else ranked[0]
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """One batch size that was tried.
+
+    Attributes:
+        rows: Rows per call.
+        timing: How long it took.
+        gain: How many times cheaper a row is than at half the size; 1 for a single row.
+        is_taken: Whether it was good enough to grow to.
+    """
+
+    rows: int
+    timing: Timing
+    gain: float
+    is_taken: bool
+
+
+def grow_batch(
+    runner: Runner,
+    batch_of: Callable[[int], Feeds],
+    *,
+    largest: int,
+    latency_budget_ms: float | None,
+    time_limit_s: float,
+) -> tuple[BatchStep, ...]:
+    """Double the batch for as long as it pays.
+
+    Args:
+        runner: The model under its settings.
+        batch_of: Returns a batch of that many rows.
+        largest: Largest batch to try, in rows.
+        latency_budget_ms: Longest a run may take at its 99th percentile, in ms.
+        time_limit_s: Time for all sizes together.
+
+    Returns:
+        The sizes that were tried; the last one that is taken is the batch to use.
+    """
+    n_steps = max(largest.bit_length(), 1)
+    first = measure_interleaved(
+        {"1": _call(runner, batch_of(1))}, blocks=10, time_limit_s=time_limit_s / n_steps
+    )["1"]
+    steps = [BatchStep(1, first, 1.0, True)]
+    rows = 2
+    while rows <= largest:
+        half, whole = str(rows // 2), str(rows)
+        timings = measure_interleaved(
+            {half: _call(runner, batch_of(rows // 2)), whole: _call(runner, batch_of(rows))},
+            blocks=12,
+            rows_per_call={half: rows // 2, whole: rows},
+            time_limit_s=time_limit_s / n_steps,
+        )
+        gain = speedup(timings[half], timings[whole]).value
+        is_in_time = latency_budget_ms is None or (
+            timings[whole].latency_p99_ms <= latency_budget_ms
+        )
+        is_taken = gain >= _BATCH_GAIN and is_in_time
+        steps.append(BatchStep(rows, timings[whole], gain, is_taken))
+        if not is_taken:
+            break
+        rows *= 2
+    return tuple(steps)
