@@ -201,10 +201,6 @@ class DurableRuns:
         self._url = database_url
         self._database = Database(database_url)
 
-    def close(self) -> None:
-        """Close pooled connections."""
-        self._database.close()
-
     @contextmanager
     def owned(self, run_id: str) -> Iterator[None]:
         """Be the only process that works on a run.
@@ -261,7 +257,7 @@ class DurableRuns:
             found = client.list_workflows(name=_WORKFLOW, app_version=_version(run_id))
             return self._stored(client, run_id, found) if found else None
 
-    def list(self, limit: int = 100) -> list[StoredRun]:
+    def latest(self, limit: int = 100) -> list[StoredRun]:
         """Return the latest runs, newest first."""
         with self._client() as client:
             if client is None:

@@ -40,7 +40,7 @@ def take_snapshot(folder: Path) -> Snapshot | str:
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top.returncode != 0:
         reason = top.stderr.decode(errors="replace").strip().splitlines()
-        if reason and "not a git repository" not in reason[0]:
+        if any((place / ".git").exists() for place in (folder, *folder.parents)) and reason:
             return f"git cannot read the repository, so the code was not captured: {reason[0]}"
         return f"{folder} is not in a git repository, so the code was not captured"
     root = Path(os.fsdecode(top.stdout.rstrip(b"\n")))
@@ -66,12 +66,10 @@ def current_commit(folder: Path) -> str | None:
 
 def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
     # No lock is taken and no configured program runs: this only looks.
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         return subprocess.run(  # noqa: S603 (a fixed program with fixed words)
-            ["git", "-c", "core.fsmonitor=false", *words],  # noqa: S607 (the user's own git)
+            ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *words],  # noqa: S607
             cwd=folder,
-            env=environment,
             capture_output=True,
             timeout=_TIMEOUT_S,
             check=False,

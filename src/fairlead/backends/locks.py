@@ -71,34 +71,43 @@ def _lock_file(database_url: str, name: str) -> Path:
 def _file_lock(path: Path, name: str) -> Iterator[None]:
     with translated_os_errors(path, "the lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = _take(path, name)
     try:
-        try:
-            _try_lock(handle)
-        except BlockingIOError as exc:
-            holder = os.pread(handle, 64, 0).decode(errors="replace").strip() or "unknown"
-            raise ConflictError(
-                f"{name} is already at work in process {holder}", hint=_HINT
-            ) from exc
-        with translated_os_errors(path, "the lock"):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        # Only the holder removes the file, and removes it before it lets go.
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 
-def _try_lock(handle: int) -> None:
+def _take(path: Path, name: str) -> int:
     """Take the lock; `is_held` holds it for an instant, so one refusal does not count."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            if _is_same_file(handle, path):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+                return handle
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise
+                holder = os.pread(handle, 64, 0).decode(errors="replace").strip()
+                os.close(handle)
+                raise ConflictError(
+                    f"{name} is already at work in process {holder or 'unknown'}", hint=_HINT
+                ) from None
+        os.close(handle)
         time.sleep(0.01)
+
+
+def _is_same_file(handle: int, path: Path) -> bool:
+    """Return whether the path still names the open file, not one that was made after it."""
+    try:
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

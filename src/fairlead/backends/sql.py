@@ -81,10 +81,6 @@ class Database:
             with _write_transaction(self._engine) as connection:
                 yield connection
 
-    def close(self) -> None:
-        """Close pooled connections."""
-        self._engine.dispose()
-
     def _prepare(self) -> None:
         if self._is_ready:
             return
@@ -138,7 +134,7 @@ def _create_engine(url: URL) -> Engine:
         return engine
     if name == "postgresql":
         driven = url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url
-        return create_engine(driven, pool_pre_ping=True, pool_size=2)
+        return create_engine(driven, poolclass=NullPool)
     raise ConfigError(
         f"the database {url} is of kind `{name}`, expected sqlite or postgresql", hint=_URL_HINT
     )
@@ -247,10 +243,6 @@ class SqlEvidenceStore:
         with self._database.reading() as connection:
             found = connection.execute(statement.limit(max(0, limit))).mappings().all()
         return [_evidence(dict(row)) for row in found]
-
-    def close(self) -> None:
-        """Close pooled connections."""
-        self._database.close()
 
 
 def _row(item: Evidence) -> dict[str, Any]:

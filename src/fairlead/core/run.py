@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from fairlead.core.bundle import Provenance, Scores
 from fairlead.core.values import Value
 
 __all__ = ["CodeState", "MetricPoint", "ModelVersion", "Run", "RunFile", "RunStatus"]
+
+_ALL_NUMBERS = ConfigDict(ser_json_inf_nan="constants")
 
 RunStatus = Literal["running", "done", "failed", "interrupted"]
 """`interrupted`: the process that recorded the run died before the run ended."""
@@ -50,7 +52,9 @@ class CodeState(Value):
 
 
 class MetricPoint(Value):
-    """One value of a metric."""
+    """One value of a metric; NaN and infinity are values too, a run may diverge."""
+
+    model_config = _ALL_NUMBERS
 
     name: str
     value: float
@@ -60,6 +64,8 @@ class MetricPoint(Value):
 
 class Run(Value):
     """One execution of a command or of a block of code, and everything it was made of."""
+
+    model_config = _ALL_NUMBERS
 
     id: str
     experiment: str
@@ -99,6 +105,8 @@ class Run(Value):
 
 class ModelVersion(Value):
     """One version of a registered model: a bundle under a name that never changes."""
+
+    model_config = _ALL_NUMBERS
 
     name: str
     version: int

@@ -35,6 +35,11 @@ class Settings(Config):
     """Bearer token of a server's control endpoints; None makes one up. `FAIRLEAD_ADMIN_TOKEN`"""
     cpu_limit: int | None = Field(None, ge=1)
     """CPUs to plan for; None asks the machine. `FAIRLEAD_CPU_LIMIT`"""
+    record: bool = True
+    """Whether the workspace remembers what the router was asked and said. `FAIRLEAD_RECORD`"""
+
+    run_file: Path | None = None
+    """Log of the tracked run this process is part of; set by tracking. `FAIRLEAD_RUN_FILE`"""
 
     @classmethod
     def load(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,7 @@ from fairlead.mlops.pipelines.step import PipelineStep
 if TYPE_CHECKING:
     from fairlead.backends.dbos import DurableRuns, StoredRun
 
-__all__ = ["PipelineStep", "list_runs", "read_run", "run_pipeline"]
-
-
-def _open(database_url: str) -> DurableRuns:
-    # The database library loads with the first run, not with the catalogue of skills.
-    from fairlead.backends.dbos import DurableRuns
-
-    return DurableRuns(database_url)
-
+__all__ = ["list_runs", "read_run", "report_run", "run_pipeline"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -77,12 +69,9 @@ def run_pipeline(
         "n_steps": len(steps),
     }
     runs = _open(database_url)
-    try:
-        execution = METHODS[config.method](
-            runs, run_id, steps, config, header=header, progress=progress or SilentProgress()
-        )
-    finally:
-        runs.close()
+    execution = METHODS[config.method](
+        runs, run_id, steps, config, header=header, progress=progress or SilentProgress()
+    )
     if execution.error is not None:
         raise execution.error
     run = _plan_run(execution.stored).model_copy(
@@ -92,7 +81,7 @@ def run_pipeline(
             "n_executed": len(execution.executed),
         }
     )
-    return Outcome(run, _report(run, execution), _evidence(run, execution))
+    return Outcome(run, report_run(run, executed=execution.executed), _evidence(run, execution))
 
 
 def read_run(run_id: str, *, database_url: str) -> PlanRun:
@@ -102,11 +91,7 @@ def read_run(run_id: str, *, database_url: str) -> PlanRun:
         NotFoundError: There is no run of that id.
         WorkspaceError: The database cannot be read.
     """
-    runs = _open(database_url)
-    try:
-        stored = runs.read(run_id)
-    finally:
-        runs.close()
+    stored = _open(database_url).read(run_id)
     if stored is None:
         raise NotFoundError(
             f"there is no pipeline run {run_id}",
@@ -121,11 +106,14 @@ def list_runs(*, database_url: str, limit: int = 100) -> list[PlanRun]:
     Raises:
         WorkspaceError: The database cannot be read.
     """
-    runs = _open(database_url)
-    try:
-        return [_plan_run(stored) for stored in runs.list(limit)]
-    finally:
-        runs.close()
+    return [_plan_run(stored) for stored in _open(database_url).latest(limit)]
+
+
+def _open(database_url: str) -> DurableRuns:
+    # The database library loads with the first run, not with the catalogue of skills.
+    from fairlead.backends.dbos import DurableRuns
+
+    return DurableRuns(database_url)
 
 
 def _check(run_id: str, steps: Sequence[PipelineStep]) -> None:
@@ -166,54 +154,64 @@ def _plan_run(stored: StoredRun) -> PlanRun:
     )
 
 
-def _report(run: PlanRun, execution: Execution) -> Report:
-    executed = set(execution.executed)
-    n_kept = len(run.results) - len(executed)
+def report_run(run: PlanRun, *, executed: Collection[str] = ()) -> Report:
+    """Describe a run of a plan, finished or not.
+
+    Args:
+        run: The run.
+        executed: Ids of the steps that were executed just now; the others were stored before.
+    """
     rows = tuple(
         (
             result.step,
             result.verdict,
             round(result.seconds, 3),
-            "now" if result.step in executed else "stored",
+            "now" if result.step in executed else "before",
             result.summary,
         )
         for result in run.results
     )
+    columns = ("step", "verdict", "seconds", "executed", "summary")
     findings = []
-    if n_kept:
-        findings.append(
-            Finding(level="info", text=f"{n_kept} steps were finished before and not run again")
-        )
-    if run.status == "refused":
+    if executed and len(run.results) > len(executed):
+        n_kept = len(run.results) - len(executed)
+        text = f"{n_kept} steps were finished before and not run again"
+        findings.append(Finding(level="info", text=text))
+    if run.error:
         findings.append(Finding(level="alert", text=run.error, advice=run.hint))
     return Report(
         skill=CARD.id,
-        title=run.title or f"Pipeline run {run.id}",
+        title=run.title or f"Run {run.id}",
         summary=_summary(run),
         verdict="refused" if run.status == "refused" else "done",
         measures=(
-            Measure(name="steps finished", value=len(run.results), unit="count"),
-            Measure(name="steps executed now", value=len(executed), unit="count"),
+            Measure(name="steps finished", value=_n_done(run), unit="count"),
+            Measure(name="steps of the plan", value=run.n_steps, unit="count"),
             Measure(name="time in steps", value=sum(r.seconds for r in run.results), unit="s"),
         ),
         findings=tuple(findings),
-        tables=(
-            Table(
-                title="Steps",
-                columns=("step", "verdict", "seconds", "executed", "summary"),
-                rows=rows,
-            ),
-        ),
+        tables=(Table(title="Steps", columns=columns, rows=rows),),
         details=run.model_dump(mode="json"),
     )
 
 
+def _n_done(run: PlanRun) -> int:
+    return len(run.results) - (run.status in {"refused", "failed"})
+
+
 def _summary(run: PlanRun) -> str:
-    if run.status == "refused":
-        done = len(run.results) - 1
-        return f"Stopped after {done} of {run.n_steps} steps: {run.error}"
+    if run.status in {"refused", "failed"}:
+        verb = "Stopped" if run.status == "refused" else "Failed"
+        return f"{verb} after {_n_done(run)} of {run.n_steps} steps: {run.error}"
+    if run.status == "interrupted":
+        return (
+            f"Interrupted after {_n_done(run)} of {run.n_steps} steps: the process died. "
+            "Run the plan again to go on."
+        )
+    if run.status == "running":
+        return f"Running: {_n_done(run)} of {run.n_steps} steps are done."
     if run.n_executed == 0:
-        return f"All {run.n_steps} steps were finished before; nothing was executed."
+        return f"All {run.n_steps} steps are done; none had to be executed."
     return f"{run.n_steps} steps are done; {run.n_executed} of them were executed now."
 
 
