@@ -145,6 +145,7 @@ class EndpointClient:
         *,
         id: str | None = None,  # noqa: A002
         version: str | None = None,
+        is_probe: bool = False,
     ) -> InferResult:
         """Run the model on one batch.
 
@@ -152,6 +153,7 @@ class EndpointClient:
             feeds: One array per input, first dimension the rows.
             id: Id of the request; the server makes one up when None.
             version: Ask for this version instead of leaving the choice to the traffic split.
+            is_probe: Whether the request only tests the server; it is measured but not logged.
 
         Raises:
             DataError: The server found the input wrong.
@@ -164,6 +166,8 @@ class EndpointClient:
             path += f"/versions/{quote(version)}"
         head, tensors = _encode(feeds, id)
         headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
+        if is_probe:
+            headers["fairlead-probe"] = "1"
         _, answer, body = self._checked("POST", f"{path}/infer", head + tensors, headers)
         outputs, answer_id = _decode(body, answer.get(_HEADER_LENGTH))
         return InferResult(

@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
-from fairlead.entrypoints.cli import demo, front, guides
+from fairlead.entrypoints.cli import demo, front, guides, mlops, serve
 from fairlead.entrypoints.problem import problem_of
 
 __all__ = ["app", "main"]
@@ -44,6 +44,8 @@ def root(
 front.register(app)
 app.add_typer(demo.app, name="demo")
 app.add_typer(guides.app, name="guides")
+app.add_typer(serve.app, name="serve")
+app.add_typer(mlops.app, name="mlops")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,244 @@
+"""Serving: start, find and stop servers, and score files in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairlead.api.context import Context
+from fairlead.core.bundle import Bundle
+from fairlead.core.endpoint import Endpoint
+from fairlead.core.errors import NotFoundError
+from fairlead.core.report import Measure, Outcome, Report, Table
+
+if TYPE_CHECKING:
+    from fairlead.backends.services import ServiceRecord
+
+__all__ = ["run_server", "score_batch", "serve", "service_status", "stop_service"]
+
+_SKILL = "model-serving-patterns"
+
+
+def serve(
+    bundle: str | Path,
+    *,
+    candidate: str | Path | None = None,
+    trust: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    within: ExitStack | None = None,
+    context: Context | None = None,
+) -> Outcome[Endpoint]:
+    """Start a server as a process of its own and prove that it answers as the bundle does.
+
+    Args:
+        bundle: What to serve, as arm `baseline`.
+        candidate: A second bundle behind the same name, as arm `candidate`.
+        trust: Whether code that came with the model may run.
+        settings: Settings of `ServingConfig`.
+        within: Stops the server when it closes; None lets it outlive this process.
+        context: Surroundings of the call.
+
+    Raises:
+        PortInUseError: The port is taken; nothing was started.
+        EndpointError: The server ended before it was ready, or does not answer.
+        GateError: The server answers otherwise than the bundle does.
+    """
+    from fairlead.serve import inference
+
+    ctx = context or Context.open()
+    outcome = inference.serve(
+        Bundle.open(bundle),
+        inference.ServingConfig.parse(settings or {}),
+        workspace=ctx.workspace,
+        candidate=None if candidate is None else Bundle.open(candidate),
+        trust=trust,
+        within=within,
+        progress=ctx.progress,
+    )
+    return ctx.record(outcome)
+
+
+def run_server(
+    bundle: str | Path,
+    *,
+    on_ready: Callable[[Endpoint], None],
+    candidate: str | Path | None = None,
+    trust: bool = False,
+    until_stdin_closes: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    context: Context | None = None,
+) -> None:
+    """Serve in this process until SIGTERM, SIGINT or the end of standard input; then drain.
+
+    Args:
+        bundle: What to serve, as arm `baseline`.
+        on_ready: Called with the endpoint once the server answers.
+        candidate: A second bundle behind the same name, as arm `candidate`.
+        trust: Whether code that came with the model may run.
+        until_stdin_closes: Whether the end of standard input stops the server.
+        settings: Settings of `ServingConfig`.
+        context: Surroundings of the call.
+
+    Raises:
+        PortInUseError: The port is taken; nothing was loaded.
+        ConflictError: A server of that name already runs in the workspace.
+        ModelError: A model cannot be loaded.
+    """
+    from fairlead.serve.inference import ServingConfig
+    from fairlead.serve.inference import server as life
+
+    ctx = context or Context.open()
+    bundles = {"baseline": Bundle.open(bundle)}
+    if candidate is not None:
+        bundles["candidate"] = Bundle.open(candidate)
+    token = ctx.settings.admin_token
+    plan = life.ServerPlan(
+        bundles=bundles,
+        config=ServingConfig.parse(settings or {}),
+        workspace=ctx.workspace,
+        trust=trust,
+        cpu_limit=ctx.settings.cpu_limit,
+        admin_token=None if token is None else token.get_secret_value(),
+        until_stdin_closes=until_stdin_closes,
+    )
+    life.run_server(plan, on_ready)
+
+
+def score_batch(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    keep: Sequence[str] = (),
+    batch_rows: int = 4096,
+    trust: bool = False,
+    context: Context | None = None,
+) -> Outcome[Path]:
+    """Predict every row of a file and write the predictions as a Parquet file.
+
+    Reads and writes in batches, so memory does not grow with the file.
+
+    Args:
+        bundle: The model.
+        data: A Parquet, CSV or JSON-lines file.
+        out: Parquet file to write, whole or not at all.
+        keep: Columns of the input to carry over, for example an id.
+        batch_rows: Rows read at once.
+        trust: Whether code that came with the model may run.
+        context: Surroundings of the call.
+
+    Returns:
+        The file, with the measured throughput.
+
+    Raises:
+        NotFoundError: There is no such file.
+        DataError: The file cannot be read, is empty, or lacks a column of the model.
+        WorkspaceError: The output cannot be written.
+    """
+    from fairlead.serve.inference.batch import score_file
+
+    ctx = context or Context.open()
+    outcome = score_file(
+        Bundle.open(bundle),
+        Path(data),
+        Path(out),
+        keep=tuple(keep),
+        batch_rows=batch_rows,
+        trust=trust,
+        progress=ctx.progress,
+    )
+    return ctx.record(outcome)
+
+
+def service_status(
+    name: str | None = None, *, context: Context | None = None
+) -> Outcome[tuple[ServiceRecord, ...]]:
+    """Return the servers of the workspace, dead ones included.
+
+    Args:
+        name: Only this one.
+        context: Surroundings of the call.
+
+    Raises:
+        NotFoundError: No server of that name is recorded.
+    """
+    from fairlead.backends.endpoint import list_services
+
+    ctx = context or Context.open()
+    records = tuple(list_services(ctx.workspace))
+    if name is not None:
+        records = tuple(record for record in records if record.endpoint.service == name)
+        if not records:
+            raise NotFoundError(
+                f"no service `{name}` is recorded in {ctx.workspace.root}",
+                hint="`fairlead serve status` lists the ones that are",
+            )
+    return Outcome(records, _status_report(records, ctx))
+
+
+def stop_service(
+    name: str, *, timeout_s: float = 30.0, context: Context | None = None
+) -> Outcome[Endpoint]:
+    """Ask a server to drain and wait until it has ended.
+
+    Args:
+        name: Name of the service.
+        timeout_s: How long the drain may take, in seconds.
+        context: Surroundings of the call.
+
+    Raises:
+        NotFoundError: No server of that name is recorded.
+        EndpointError: It did not end in time.
+    """
+    from fairlead.backends.endpoint import stop_service as stop
+
+    ctx = context or Context.open()
+    record = stop(ctx.workspace, name, timeout_s=timeout_s)
+    how = "drained and ended" if record.is_alive else "had ended before; its record is removed"
+    report = Report(
+        skill=_SKILL,
+        title=f"Stopped {name}",
+        summary=f"{name} (process {record.endpoint.pid}) {how}.",
+        details={"endpoint": record.endpoint.model_dump(mode="json"), "was_alive": record.is_alive},
+    )
+    return Outcome(record.endpoint, report)
+
+
+def _status_report(records: Sequence[ServiceRecord], ctx: Context) -> Report:
+    rows = []
+    for record in records:
+        end = record.endpoint
+        arms = ", ".join(f"{arm} {digest[7:19]}" for arm, digest in end.arms.items())
+        state = "ready" if record.is_alive and _is_ready(record) else "not ready"
+        rows.append((end.service, state if record.is_alive else "dead", end.url, end.pid, arms))
+    alive = sum(record.is_alive for record in records)
+    return Report(
+        skill=_SKILL,
+        title="Services",
+        summary=f"{alive} of {len(records)} recorded services in {ctx.workspace.root} run.",
+        measures=(Measure(name="running_services", value=alive, unit="count"),),
+        tables=(
+            Table(
+                title="Services",
+                columns=("service", "state", "url", "process", "arms"),
+                rows=tuple(rows),
+            ),
+        ),
+        details={
+            "services": [
+                {**r.endpoint.model_dump(mode="json"), "is_alive": r.is_alive} for r in records
+            ]
+        },
+    )
+
+
+def _is_ready(record: ServiceRecord) -> bool:
+    from fairlead.backends.endpoint import EndpointClient
+
+    client = EndpointClient(record.endpoint.url, record.endpoint.service, timeout_s=5.0)
+    try:
+        return client.ready()
+    finally:
+        client.close()

@@ -1,0 +1,174 @@
+"""`fairlead serve`: start, stop and list servers, score files, roll out and scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fairlead.core.errors import UsageError
+from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
+
+if TYPE_CHECKING:
+    from fairlead.core.endpoint import Endpoint
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Serve a bundle, score files, roll candidates out, plan replicas.",
+    no_args_is_help=True,
+)
+
+BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
+Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
+
+
+@app.command("start")
+def start_command(
+    bundle: BundlePath,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the service; the bundle's own by default.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 0,
+    candidate: Annotated[
+        Path | None, typer.Option(help="Second bundle behind the same name.")
+    ] = None,
+    candidate_weight: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the requests the candidate gets.")
+    ] = 0.1,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start it in the background and check one inference.")
+    ] = False,
+    until_stdin_closes: Annotated[
+        bool, typer.Option("--until-stdin-closes", help="Drain when standard input ends.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Further setting of serving; repeat it."),
+    ] = None,
+    trust: Trust = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Serve a bundle over HTTP until SIGTERM or Ctrl-C; requests in flight are answered first."""
+    settings = _settings(set_ or [])
+    settings |= {"name": name, "host": host, "http_port": http_port}
+    settings["candidate_weight"] = candidate_weight
+    if detach:
+        _start_detached(bundle, candidate, settings, trust=trust, as_json=json_)
+        return
+    from fairlead.api.serving import run_server
+
+    run_server(
+        bundle,
+        on_ready=_announce_json if json_ else _announce,
+        candidate=candidate,
+        trust=trust,
+        until_stdin_closes=until_stdin_closes,
+        settings=settings,
+    )
+
+
+def _start_detached(
+    bundle: Path, candidate: Path | None, settings: dict[str, Any], *, trust: bool, as_json: bool
+) -> None:
+    from fairlead.api.context import Context
+    from fairlead.api.serving import serve
+
+    with progress() as bars:
+        context = Context.open(progress=bars)
+        outcome = serve(
+            bundle, candidate=candidate, trust=trust, settings=settings, context=context
+        )
+    finish(outcome, as_json=as_json)
+
+
+def _announce(endpoint: Endpoint) -> None:
+    talk().print(
+        f"{endpoint.service} answers at {endpoint.url} (process {endpoint.pid}); Ctrl-C stops it",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _announce_json(endpoint: Endpoint) -> None:
+    show({"endpoint": endpoint.model_dump(mode="json")})
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; a value is JSON where it can be, else text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, mark, text = pair.partition("=")
+        if not mark or not key:
+            raise UsageError(f"--set {pair!r} is no KEY=VALUE", hint="write --set metrics=false")
+        try:
+            settings[key] = json.loads(text)
+        except ValueError:
+            settings[key] = text
+    return settings
+
+
+@app.command("stop")
+def stop_command(
+    name: Annotated[str, typer.Argument(help="Name of the service.", show_default=False)],
+    timeout_s: Annotated[
+        float, typer.Option(min=0.1, help="How long its drain may take, in seconds.")
+    ] = 30.0,
+    json_: JsonFlag = False,
+) -> None:
+    """Let a server drain, and wait until it has ended."""
+    from fairlead.api.serving import stop_service
+
+    finish(stop_service(name, timeout_s=timeout_s), as_json=json_)
+
+
+@app.command("status")
+def status_command(
+    name: Annotated[str | None, typer.Argument(help="Name of one service.")] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """List the servers of this workspace; exit code 1 when the named one does not run."""
+    from fairlead.api.serving import service_status
+
+    outcome = service_status(name)
+    finish(outcome, as_json=json_)
+    if name is not None and not all(record.is_alive for record in outcome.noun):
+        raise typer.Exit(1)
+
+
+@app.command("batch")
+def batch_command(
+    bundle: BundlePath,
+    data: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON lines.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Parquet file to write.", show_default=False)
+    ],
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Column to carry over; repeat for more.")
+    ] = None,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Rows read at once.")
+    ] = 4096,
+    trust: Trust = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Predict every row of a file, in batches and with constant memory."""
+    from fairlead.api.context import Context
+    from fairlead.api.serving import score_batch
+
+    with progress() as bars:
+        outcome = score_batch(
+            bundle,
+            data,
+            out=output,
+            keep=keep or (),
+            batch_rows=batch_rows,
+            trust=trust,
+            context=Context.open(progress=bars),
+        )
+    finish(outcome, as_json=json_)

@@ -1,0 +1,7 @@
+"""Model serving: a bundle behind the Open Inference Protocol."""
+
+from fairlead.serve.inference.card import CARD
+from fairlead.serve.inference.config import ServingConfig
+from fairlead.serve.inference.skill import serve
+
+__all__ = ["CARD", "ServingConfig", "serve"]

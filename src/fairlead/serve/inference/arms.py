@@ -1,0 +1,175 @@
+"""One bundle behind a service: its runner, warm, with a queue in front of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairlead.core.bundle import Bundle, RuntimeSettings
+from fairlead.core.errors import FairleadError, SignatureError
+from fairlead.core.ports import Array, Runner
+from fairlead.core.signature import Signature, TensorSpec, conform
+from fairlead.measure.quality import run_batches
+from fairlead.serve.inference.batching import BatchQueue, QueueLimits
+from fairlead.serve.inference.config import ServingConfig
+from fairlead.serve.inference.examples import example_feeds
+from fairlead.serve.inference.methods import METHODS
+
+__all__ = ["Arm", "check_same_inputs", "free_signature", "open_arm"]
+
+_log = logging.getLogger(__name__)
+_WARM_ROWS = 3
+_JOIN_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One of the bundles that a service chooses between.
+
+    Attributes:
+        name: `baseline` or `candidate`.
+        bundle: What it serves.
+        signature: What it takes and gives; the first dimension of batches is free.
+        runner: The loaded model.
+        queue: What waits for it.
+    """
+
+    name: str
+    bundle: Bundle
+    signature: Signature
+    runner: Runner
+    queue: BatchQueue
+
+    @property
+    def version(self) -> str:
+        """Version of its bundle."""
+        return self.bundle.version
+
+    def close(self) -> None:
+        """Let running batches end and free the model."""
+        self.queue.close()
+        self.runner.close()
+
+
+def open_arm(
+    name: str, bundle: Bundle, config: ServingConfig, *, cores: int, trust: bool = False
+) -> Arm:
+    """Load a bundle's model, run it once or twice, and put a queue in front of it.
+
+    Args:
+        name: `baseline` or `candidate`.
+        bundle: What to serve.
+        config: Settings of serving.
+        cores: CPU cores that this arm may use.
+        trust: Whether code that came with the model may run.
+
+    Raises:
+        UntrustedError: Loading would run code, and `trust` is off.
+        ModelError: The model cannot be loaded.
+    """
+    from fairlead.backends.runners import open_runner
+
+    threads = bundle.runtime.intra_op_threads or cores
+    runtime = bundle.runtime.model_copy(update={"intra_op_threads": threads})
+    runner = open_runner(bundle, runtime=runtime, trust=trust)
+    signature = free_signature(bundle.signature)
+    max_rows = config.max_batch_size or runtime.max_batch_size
+    is_fixed = signature != bundle.signature
+
+    def run(feeds: dict[str, Array]) -> dict[str, Array]:
+        rows = len(next(iter(feeds.values()))) if can_split else 1
+        if can_split and (is_fixed or rows > max_rows):
+            return run_batches(runner, feeds, max_rows)
+        return runner.run(feeds)
+
+    can_split = _has_rows(signature)
+    is_joinable = _warm_up(bundle, runner, signature) and config.batching != "request-at-a-time"
+    queue = BatchQueue(
+        run,
+        take=METHODS[config.batching],
+        is_joinable=is_joinable,
+        limits=_limits(config, runtime, max_rows, threads, cores),
+        name=name,
+    )
+    return Arm(name, bundle, signature, runner, queue)
+
+
+def _limits(
+    config: ServingConfig, runtime: RuntimeSettings, max_rows: int, threads: int, cores: int
+) -> QueueLimits:
+    return QueueLimits(
+        max_batch_rows=max_rows,
+        max_wait_s=runtime.max_batch_wait_ms / 1e3,
+        max_pending=config.max_pending_requests,
+        inline_s=config.inline_run_ms / 1e3,
+        parallel_runs=max(1, cores // threads),
+    )
+
+
+def free_signature(signature: Signature) -> Signature:
+    """Return the signature with a free batch dimension where the model has a fixed one.
+
+    A model that was exported for batches of 8 takes any number of rows: the rest is padded.
+    """
+    sizes = {spec.shape[0] if spec.shape else 0 for spec in signature.inputs}
+    if len(sizes) != 1 or sizes <= {-1, 0}:
+        return signature
+    return Signature(
+        inputs=tuple(_freed(spec) for spec in signature.inputs),
+        outputs=tuple(_freed(spec) for spec in signature.outputs),
+    )
+
+
+def _freed(spec: TensorSpec) -> TensorSpec:
+    return spec.model_copy(update={"shape": (-1, *spec.shape[1:])}) if spec.shape else spec
+
+
+def _has_rows(signature: Signature) -> bool:
+    return all(spec.has_free_batch for spec in signature.inputs)
+
+
+def check_same_inputs(baseline: Bundle, candidate: Bundle) -> None:
+    """Refuse two arms that do not take the same inputs: no request would suit both.
+
+    Raises:
+        SignatureError: Names, dtypes or shapes differ.
+    """
+    first, second = (free_signature(item.signature).inputs for item in (baseline, candidate))
+    if first == second:
+        return
+    one, two = (", ".join(str(spec) for spec in specs) for specs in (first, second))
+    raise SignatureError(
+        f"the candidate takes {two}, but the baseline takes {one}",
+        hint="pack the candidate from a model with the same inputs",
+    )
+
+
+def _warm_up(bundle: Bundle, runner: Runner, signature: Signature) -> bool:
+    """Run example rows one by one and together; say whether rows keep to themselves."""
+    try:
+        feeds = conform(example_feeds(bundle, signature, _WARM_ROWS), signature)
+        if not _has_rows(signature):
+            runner.run(feeds)
+            return False
+        together = run_batches(runner, feeds, _WARM_ROWS)
+        single = run_batches(runner, feeds, 1)
+    except FairleadError as exc:
+        _log.warning("warm-up of %s failed, so its requests run alone: %s", bundle.path, exc)
+        return False
+    is_joinable = all(_agree(together[name], array) for name, array in single.items())
+    if not is_joinable:
+        _log.warning("rows of %s influence one another, so its requests run alone", bundle.path)
+    return is_joinable
+
+
+def _agree(one: Array, other: Array) -> bool:
+    """Say whether outputs are equal but for rounding; quantized models round by the batch."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind != "f":
+        return True
+    first, second = one.astype(np.float64), other.astype(np.float64)
+    scale = np.abs(second[np.isfinite(second)]).max(initial=0.0)
+    return bool(np.allclose(first, second, rtol=0, atol=_JOIN_TOLERANCE * scale, equal_nan=True))

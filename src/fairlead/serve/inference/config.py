@@ -1,0 +1,48 @@
+"""The settings of serving."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fairlead.core.values import Config
+
+__all__ = ["ServingConfig"]
+
+
+class ServingConfig(Config):
+    """Where to listen, what to protect, and what to remember."""
+
+    name: str | None = None
+    """Name of the service and of the model in the protocol; None takes the bundle's name."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    http_port: int = Field(0, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    candidate_weight: float = Field(0.1, ge=0, le=1)
+    """Share of the requests that the candidate gets at the start, when there is one."""
+    batching: Literal["adaptive-batching", "request-at-a-time"] = "adaptive-batching"
+    """Whether requests that arrive together run together."""
+    max_batch_size: int | None = Field(None, ge=1, le=65536)
+    """Most rows that run at once; None takes the bundle's tuned value."""
+    max_pending_requests: int = Field(1024, ge=1)
+    """Requests per arm that may wait or run; further ones are refused with 503."""
+    max_body_bytes: int = Field(64 << 20, ge=1024)
+    """Largest request body, after decompression; larger ones are refused with 413."""
+    request_timeout_s: float = Field(30.0, gt=0, le=3600)
+    """Longest time a request may take before it is answered with 504, in seconds."""
+    drain_timeout_s: float = Field(30.0, gt=0, le=3600)
+    """Longest time that requests in flight get to finish when the server stops, in seconds."""
+    inline_run_ms: float = Field(0.2, ge=0, le=10)
+    """Models that are expected to run shorter than this run in the event loop's own thread."""
+    log_predictions: bool = True
+    """Whether every prediction is written to the workspace."""
+    log_flush_s: float = Field(2.0, gt=0, le=3600)
+    """Longest time a prediction waits in memory before it is written, in seconds."""
+    log_flush_rows: int = Field(20_000, ge=1)
+    """Predictions that are written at once at most before the time is up."""
+    log_buffer_bytes: int = Field(64 << 20, ge=1 << 16)
+    """Memory for predictions that wait to be written; further ones are dropped and counted."""
+    metrics: bool = True
+    """Whether requests are measured for Prometheus at `/metrics`."""

@@ -1,0 +1,128 @@
+"""Tensors as JSON numbers and texts, nested or flat, checked so that no value changes unseen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.backends.openinference import numpy_dtype
+from fairlead.core.errors import SignatureError
+from fairlead.core.ports import Array
+
+__all__ = ["json_from_tensor", "tensor_from_json"]
+
+
+def json_from_tensor(array: Array) -> object:
+    """Return what orjson writes as a flat list; NaN and infinite numbers become null."""
+    flat = array.ravel()
+    if flat.dtype.kind in "OUS":
+        return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in flat.tolist()]
+    return np.ascontiguousarray(flat, flat.dtype.newbyteorder("="))
+
+
+def tensor_from_json(data: Any, *, name: str, datatype: str, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 (JSON enters here)
+    """Read a tensor from parsed JSON.
+
+    Args:
+        data: A list, flat or nested like the shape; a null in a float tensor is a missing value.
+        name: Its name, for messages.
+        datatype: Its datatype in the protocol.
+        shape: Its shape.
+
+    Raises:
+        SignatureError: The values do not fit the datatype, or do not add up to the shape.
+    """
+    if not isinstance(data, list):
+        data = [data]
+    dtype = numpy_dtype(datatype)
+    array = _texts(data, name) if dtype.kind == "O" else _numbers(data, name, datatype, dtype)
+    if array.size != math.prod(shape):
+        raise SignatureError(
+            f"input `{name}` has {array.size} values, but shape {list(shape)} needs "
+            f"{math.prod(shape)}",
+            hint="make shape and data agree",
+        )
+    return array.reshape(shape)
+
+
+def _texts(data: list[Any], name: str) -> Array:
+    leaves = data
+    while leaves and all(isinstance(item, list) for item in leaves):
+        leaves = [leaf for item in leaves for leaf in item]
+    wrong = next((leaf for leaf in leaves if not isinstance(leaf, str)), None)
+    if wrong is not None or None in leaves:
+        raise SignatureError(
+            f"input `{name}` is BYTES but holds {_shown(wrong)}", hint="send text in quotes"
+        )
+    array: NDArray[np.object_] = np.empty(len(leaves), dtype=object)
+    array[:] = leaves
+    return array
+
+
+def _numbers(data: list[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
+    try:
+        array = np.array(data)
+    except (ValueError, OverflowError) as exc:
+        raise SignatureError(
+            f"input `{name}` is a ragged list: its parts have different lengths",
+            hint="send a flat list, or lists nested like the shape",
+        ) from exc
+    if array.size == 0:
+        return np.zeros(0, dtype)
+    if array.dtype.kind == "O" and dtype.kind == "f":
+        array = _with_missing(array, name, datatype)
+    _check_kind(array, name, datatype, dtype)
+    return _cast(array, name, datatype, dtype)
+
+
+def _with_missing(array: Array, name: str, datatype: str) -> Array:
+    """Read null as NaN; everything else must be a number."""
+    leaves = array.ravel().tolist()
+    wrong = next((v for v in leaves if v is not None and type(v) not in (int, float)), None)
+    if wrong is not None:
+        _refuse(name, datatype, wrong)
+    return np.array([math.nan if leaf is None else float(leaf) for leaf in leaves])
+
+
+def _check_kind(array: Array, name: str, datatype: str, dtype: np.dtype[Any]) -> None:
+    allowed = {"f": "iuf", "i": "iuf", "u": "iuf", "b": "biu"}[dtype.kind]
+    if array.dtype.kind not in allowed:
+        _refuse(name, datatype, array.ravel()[0])
+
+
+def _cast(array: NDArray[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind == "f":
+        is_changed = np.isinf(cast) & np.isfinite(array)
+    else:
+        # Compared in both directions: a number that wrapped around may look equal in one.
+        is_changed = (cast != array) | (cast.astype(array.dtype) != array)
+        if array.dtype.kind == "f" or dtype.kind != array.dtype.kind:
+            is_changed |= (array < _low(dtype)) | (array > _high(dtype))
+    if is_changed.any():
+        _refuse(name, datatype, array[is_changed].ravel()[0])
+    return cast
+
+
+def _low(dtype: np.dtype[Any]) -> int:
+    return 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
+
+
+def _high(dtype: np.dtype[Any]) -> int:
+    return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
+
+
+def _refuse(name: str, datatype: str, value: object) -> None:
+    raise SignatureError(
+        f"input `{name}` is {datatype} but holds {_shown(value)}",
+        hint=f"send values that {datatype} can hold, or change the datatype",
+    )
+
+
+def _shown(value: object) -> str:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return "null" if plain is None else repr(plain)[:40]

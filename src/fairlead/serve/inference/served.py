@@ -1,0 +1,51 @@
+"""What is known of one request once it has been answered, for metrics, outcomes and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fairlead.core.ports import Array, Feeds
+from fairlead.serve.inference.arms import Arm
+
+__all__ = ["Observer", "ServedRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRequest:
+    """One request that an arm took, answered or failed.
+
+    Attributes:
+        id: Id of the request.
+        arm: The arm that took it.
+        status: HTTP status of the answer; that of a shadow is heard by nobody.
+        feeds: The validated inputs, or None when they did not fit.
+        outputs: The outputs, or None when it failed.
+        n_rows: Rows of the request.
+        queue_ms: Time it waited for the model, in ms.
+        run_ms: Time the model ran, in ms, shared by the whole batch.
+        total_ms: Time from arrival to answer, in ms.
+        batch_rows: Rows that ran together.
+        at: End of the request, seconds since the epoch.
+        trace_id: Id of the distributed trace it belongs to, or "".
+        error: What went wrong, or "".
+        is_probe: Whether it only tested the server; metrics count it, nothing remembers it.
+    """
+
+    id: str
+    arm: Arm
+    status: int
+    feeds: Feeds | None
+    outputs: dict[str, Array] | None
+    n_rows: int
+    queue_ms: float
+    run_ms: float
+    total_ms: float
+    batch_rows: int
+    at: float
+    trace_id: str = ""
+    error: str = ""
+    is_probe: bool = False
+
+
+Observer = Callable[[ServedRequest], None]
