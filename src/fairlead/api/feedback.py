@@ -184,7 +184,7 @@ def parse_label(text: str) -> Label:
 
 def _one_of(
     name: str, known: tuple[Any, ...], what: Literal["neighbour", "question", "skill"]
-) -> Any:  # noqa: ANN401, E501 (an id out of a Literal)
+) -> Any:  # noqa: ANN401 (an id out of a Literal)
     if name.strip() in known:
         return name.strip()
     raise UsageError(

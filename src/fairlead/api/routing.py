@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any
 
@@ -73,20 +73,35 @@ def ask_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | UsageError]:
         What `fairlead.router.ask_batch` gives, and in place of a line that cannot be read the
         error that names its number.
     """
-    source = _decoded(lines)
-    number = 0
-
-    def counted() -> Iterator[str | UsageError]:
-        nonlocal number
-        for number, line in enumerate(source, 1):
-            yield line
-    left = counted()
-    while True:
-        # Empty lines are skipped but counted, so they keep the numbers after a bad line.
-        answers = ask_batch(chain(repeat("", number), _texts(left)))
+    source = _Texts(lines)
+    is_done = False
+    while not is_done:
+        # Empty lines are skipped but counted, so they keep the numbers right after a bad line.
+        answers = ask_batch(chain(repeat("", source.n_read), source))
         try:
             yield from answers
+            is_done = True
         except UsageError as exc:
             yield exc
-        else:
-            return
+
+
+class _Texts:
+    """Lines as text; goes on after a line that is none."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self.n_read = 0
+
+    def __iter__(self) -> _Texts:
+        return self
+
+    def __next__(self) -> str:
+        raw = next(self._lines)
+        self.n_read += 1
+        try:
+            return raw.decode("utf-8-sig" if self.n_read == 1 else "utf-8")
+        except UnicodeDecodeError as exc:
+            raise UsageError(
+                f"line {self.n_read} is not UTF-8 text: byte {raw[exc.start]:#04x} at {exc.start}",
+                hint="write one JSON object per line, in UTF-8",
+            ) from exc

@@ -1,25 +1,18 @@
-"""`fairlead ask`, `plan`, `run` and `guides`: the front door."""
+"""`fairlead ask`, `plan` and `run`: the front door."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fairlead.core.errors import PlanError
+from fairlead.entrypoints.cli.ask import Answers, Sources, ask_command, converse
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
-
-if TYPE_CHECKING:
-    from fairlead.router import Question, Redirect, Route
 
 __all__ = ["register"]
 
-Answers = Annotated[
-    list[str] | None,
-    typer.Option("--answer", "-a", help="Answer to a question, in order; repeat for follow-ups."),
-]
 Text = Annotated[str, typer.Argument(help="The problem in your own words.", show_default=False)]
 
 
@@ -28,44 +21,6 @@ def register(app: typer.Typer) -> None:
     app.command("ask")(ask_command)
     app.command("plan")(plan_command)
     app.command("run")(run_command)
-
-
-def ask_command(
-    text: Text,
-    answer: Answers = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model whose measurements may settle the question.")
-    ] = None,
-    json_: JsonFlag = False,
-) -> None:
-    """Name the concern behind a problem, or ask the one question that decides it."""
-    result = _dialogue(text, list(answer or []), model=model, is_silent=json_)
-    if json_:
-        show(result.model_dump(mode="json"))
-        return
-    from fairlead.entrypoints.render.answers import print_answer
-
-    print_answer(result)
-
-
-def _dialogue(
-    text: str, answers: list[str], *, model: str | None, is_silent: bool
-) -> Route | Question | Redirect:
-    from fairlead.api import ask
-    from fairlead.entrypoints.render.answers import print_answer
-    from fairlead.router import Question
-
-    result = ask(text, answers=answers, model=model)
-    while isinstance(result, Question) and not is_silent and _is_terminal():
-        print_answer(result, to_stderr=True)
-        reply = typer.prompt("answer", err=True)
-        answers.append(reply)
-        result = ask(text, answers=answers, model=model)
-    return result
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def plan_command(
@@ -86,7 +41,7 @@ def plan_command(
     from fairlead.api import plan, write_plan
 
     answers = list(answer or [])
-    _dialogue(text, answers, model=model, is_silent=json_)
+    converse(text, answers, Sources(model=model), is_silent=json_)
     made = plan(text, model=model, data=data, labels=labels, answers=answers, stream=stream)
     write_plan(made, output)
     if json_:

@@ -1,0 +1,288 @@
+"""`fairlead ask`: one problem, a dialogue, or a file of problems."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from fairlead.core.errors import NotFoundError, UsageError, WorkspaceError
+from fairlead.entrypoints.cli.door import JsonFlag, show, talk
+
+if TYPE_CHECKING:
+    from fairlead.api.feedback import Asked, Label
+    from fairlead.router import Answer, Question
+
+__all__ = ["Answers", "Sources", "ask_command", "converse"]
+
+Answers = Annotated[
+    list[str] | None,
+    typer.Option("--answer", "-a", help="Answer to a question, in order; repeat for follow-ups."),
+]
+Text = Annotated[
+    str | None,
+    typer.Argument(help="The problem in your own words; - reads stdin.", show_default=False),
+]
+
+_MAX_STDIN_BYTES = 500_000
+_SHOWN_ERRORS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What measurements may be read from, or taken on.
+
+    Attributes:
+        model: Reference of a model or bundle.
+        data: Reference of rows.
+        labels: Column of the labels.
+        url: Address or name of a running service.
+        is_measured: Whether missing measurements are taken.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    labels: str | None = None
+    url: str | None = None
+    is_measured: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was given."""
+        return self == Sources()
+
+
+def ask_command(
+    text: Text = None,
+    answer: Answers = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model or bundle whose measurements may settle a question.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Rows to measure on: Parquet, CSV, JSONL or npz.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Column of the labels in the rows.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Running service to measure: its URL, or its name.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take the measurement that is missing, then answer.")
+    ] = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(help='JSON lines {"id", "text"} or {"id", "turns"}; - reads stdin.'),
+    ] = None,
+    correct: Annotated[
+        str | None,
+        typer.Option(
+            help="What the last answer should have been: SKILL[,SKILL], redirect:NEIGHBOUR or "
+            "clarify:QUESTION."
+        ),
+    ] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Name the concern behind a problem, or ask the one question that decides it."""
+    sources = Sources(model, data, labels, url, measure)
+    answers = list(answer or [])
+    if batch is not None:
+        _check_alone("--batch", text, answers, sources, correct)
+        _answer_batch(batch, as_json=json_)
+    elif text is None and correct is not None:
+        _check_alone("--correct without a text", None, answers, sources, None)
+        _correct_last(correct, as_json=json_)
+    elif text is None:
+        raise UsageError(
+            "there is no problem to answer",
+            hint='write it in quotes: fairlead ask "my model is slow", or - to read stdin',
+        )
+    else:
+        _answer_one(_text_of(text), answers, sources, correct, as_json=json_)
+
+
+def _check_alone(
+    option: str, text: str | None, answers: list[str], sources: Sources, correct: str | None
+) -> None:
+    if text is not None or answers or correct is not None or not sources.is_empty:
+        raise UsageError(
+            f"{option} stands alone", hint="leave the text and the options about one problem out"
+        )
+
+
+def _text_of(argument: str) -> str:
+    if argument != "-":
+        return argument
+    raw = sys.stdin.buffer.read(_MAX_STDIN_BYTES + 1)
+    if len(raw) > _MAX_STDIN_BYTES:
+        raise UsageError(
+            f"the text on stdin has more than {_MAX_STDIN_BYTES:,} bytes",
+            hint="keep the sentences that say what is wrong and leave the logs out",
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise UsageError(
+            f"the text on stdin is not UTF-8: byte {raw[exc.start]:#04x} at {exc.start}",
+            hint="send text, not a binary file",
+        ) from exc
+
+
+def _answer_one(
+    text: str, answers: list[str], sources: Sources, correct: str | None, *, as_json: bool
+) -> None:
+    from fairlead.api.feedback import parse_label
+    from fairlead.api.routing import answer_document
+
+    label = None if correct is None else parse_label(correct)
+    result = converse(text, answers, sources, is_silent=as_json)
+    if as_json:
+        show(answer_document(result))
+    else:
+        from fairlead.entrypoints.render.answers import print_answer
+
+        print_answer(result)
+    _remember(result, label)
+
+
+def _remember(result: Answer, label: Label | None) -> None:
+    """Remember an answer; it is worth giving even where it cannot be remembered."""
+    from fairlead.api.context import Context
+    from fairlead.api.feedback import correct, remember
+
+    try:
+        context = Context.open()
+        asked = remember(result, context)
+    except WorkspaceError as exc:
+        if label is not None:
+            raise
+        talk().print(f"not remembered: {exc.message}", markup=False)
+        return
+    if label is not None:
+        if asked is None:
+            raise UsageError(
+                "nothing is recorded, so nothing can be corrected", hint="set FAIRLEAD_RECORD=1"
+            )
+        _thank(correct(label, context, asked=asked))
+
+
+def converse(text: str, answers: list[str], sources: Sources, *, is_silent: bool) -> Answer:
+    """Ask, and in a terminal go on asking until the router has decided.
+
+    Args:
+        text: The problem.
+        answers: The answers so far; what is said in the dialogue is appended.
+        sources: Where measurements may come from.
+        is_silent: Never prompt.
+    """
+    from fairlead.router import Question
+
+    result = _ask(text, answers, sources)
+    while isinstance(result, Question) and not is_silent and _is_terminal():
+        result = _next(result, text, answers, sources)
+    return result
+
+
+def _ask(text: str, answers: list[str], sources: Sources) -> Answer:
+    from fairlead.api.routing import ask
+
+    if sources.is_empty:
+        return ask(text, answers=answers)
+    return ask(text, answers=answers, model=sources.model)
+
+
+def _next(question: Question, text: str, answers: list[str], sources: Sources) -> Answer:
+    """Put a question to the person in front of the terminal until the answer fits."""
+    from fairlead.entrypoints.render.answers import print_answer
+
+    print_answer(question, to_stderr=True)
+    while True:
+        reply = typer.prompt(f"answer (1-{len(question.options)}, or in your words)", err=True)
+        try:
+            result = _ask(text, [*answers, reply], sources)
+        except UsageError as exc:
+            talk().print(f"{exc.message}; {exc.hint}", markup=False)
+            continue
+        answers.append(reply)
+        return result
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _correct_last(correct: str, *, as_json: bool) -> None:
+    from fairlead.api.context import Context
+    from fairlead.api.feedback import correct as attach
+    from fairlead.api.feedback import parse_label
+
+    asked = attach(parse_label(correct), Context.open())
+    if as_json:
+        show(asked.model_dump(mode="json"))
+        return
+    _thank(asked)
+
+
+def _thank(asked: Asked) -> None:
+    shown = asked.text if len(asked.text) <= 60 else f"{asked.text[:57]}..."
+    talk().print(
+        f"remembered: “{shown}” was answered {asked.answered} and should be {asked.correction}; "
+        "see `fairlead router evaluate`",
+        markup=False,
+    )
+
+
+def _answer_batch(source: str, *, as_json: bool) -> None:
+    from fairlead.api.routing import ask_lines
+
+    n_bad = 0
+    with _lines_of(source) as lines:
+        for found in ask_lines(lines):
+            if isinstance(found, UsageError):
+                n_bad += 1
+                if n_bad <= _SHOWN_ERRORS:
+                    talk().print(f"error: {found.message}", markup=False)
+                continue
+            n_bad += found["kind"] == "error"
+            _show_line(found, as_json=as_json)
+    if n_bad:
+        raise UsageError(
+            f"{n_bad} line{'s' if n_bad > 1 else ''} of {source} could not be answered",
+            hint='write {"id": "1", "text": "..."} or {"id": "1", "turns": ["...", "..."]}; '
+            "the other lines were answered",
+        )
+
+
+def _show_line(found: dict[str, object], *, as_json: bool) -> None:
+    # An id may hold half a surrogate pair, which no terminal can print.
+    found["id"] = str(found["id"]).encode(errors="replace").decode()
+    if as_json:
+        show(found)
+        return
+    what = found.get("redirect_to") or found.get("ambiguity") or found.get("error")
+    skills = found["skills"]
+    named = " + ".join(map(str, skills)) if isinstance(skills, list) and skills else what
+    typer.echo(f"{found['id']}\t{found['kind']}\t{named}\t{found['confidence']:.2f}")
+
+
+@contextmanager
+def _lines_of(source: str) -> Iterator[BinaryIO]:
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    path = Path(source)
+    if not path.exists():
+        raise NotFoundError(
+            f"there is no file {source}", hint="give a file of JSON lines, or - for stdin"
+        )
+    try:
+        file = path.open("rb")
+    except OSError as exc:
+        raise UsageError(
+            f"{source} cannot be read: {exc.strerror}", hint="give a file of JSON lines"
+        ) from exc
+    with file:
+        yield file

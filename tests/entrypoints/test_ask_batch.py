@@ -1,0 +1,179 @@
+"""`fairlead ask --batch`: JSON lines in, one JSON line per answer out."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from fairlead.api.routing import ask_lines
+from fairlead.core.errors import UsageError
+
+KEYS = {"id", "kind", "skills", "redirect_to", "ambiguity", "confidence"}
+
+
+def write(folder, *lines):
+    path = folder / "problems.jsonl"
+    data = b"".join(
+        line + b"\n" if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
+        for line in lines
+    )
+    path.write_bytes(data)
+    return path
+
+
+def batch(source, *, cwd, data=None):
+    done = subprocess.run(
+        [sys.executable, "-m", "fairlead", "ask", "--batch", str(source), "--json"],
+        cwd=cwd, input=data, capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    done.found = [json.loads(line) for line in done.stdout.splitlines()]
+    done.said = done.stderr.decode()
+    return done
+
+
+def test_every_problem_has_one_line(tmp_path):
+    path = write(
+        tmp_path,
+        {"id": "a", "text": "my inference is slow"},
+        {"id": 7, "text": "quantize my model to int8"},
+        {"id": "c", "text": "training does not converge"},
+    )
+
+    done = batch(path, cwd=tmp_path)
+
+    assert done.returncode == 0
+    assert [item["id"] for item in done.found] == ["a", "7", "c"]
+    assert [item["kind"] for item in done.found] == ["clarify", "route", "redirect"]
+    assert done.found[0]["ambiguity"] == "model-or-infrastructure"
+    assert done.found[1]["skills"] == ["quantization-for-inference"]
+    assert done.found[2]["redirect_to"] == "training-optimization"
+    for item in done.found:
+        assert set(item) >= KEYS
+        assert 0 <= item["confidence"] <= 1
+
+
+def test_every_turn_of_a_dialogue_has_one_line(tmp_path):
+    turns = ["my model is too slow", "inference", "not profiled yet"]
+    path = write(tmp_path, {"id": "d", "turns": turns})
+
+    done = batch(path, cwd=tmp_path)
+
+    assert [item["id"] for item in done.found] == ["d#1", "d#2", "d#3"]
+    assert [item["kind"] for item in done.found] == ["clarify", "clarify", "route"]
+
+
+def test_lines_may_come_from_stdin(tmp_path):
+    done = batch("-", cwd=tmp_path, data=b'{"id": "1", "text": "serve my model"}\n')
+
+    assert done.found[0]["id"] == "1"
+
+
+BAD = [
+    b"not json",
+    b'{"id": "x"}',
+    b'{"text": "my model is slow"}',
+    b'["my model is slow"]',
+    b'{"id": "x", "text": 3}',
+    b'{"id": "x", "turns": []}',
+    b'{"id": "x", "turns": ["a", 1]}',
+    b'{"id": "x", "text": "a", "turns": ["b"]}',
+    b"\xff\xfe\x00garbage",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("line", BAD, ids=range(len(BAD)))
+def test_a_bad_line_is_named_and_the_others_are_answered(line):
+    good = b'{"id": "a", "text": "my inference is slow"}\n'
+
+    before, error, after = ask_lines([good, b"\n", line, good])
+
+    assert before == after
+    assert isinstance(error, UsageError)
+    assert error.message.startswith("line 3 ")
+    assert error.hint
+
+
+def test_every_bad_line_is_named_with_its_own_number(tmp_path):
+    path = write(tmp_path, b"x", {"id": "a", "text": "serve my model"}, b"\xff", b"", b"y")
+
+    done = batch(path, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert [line.split()[2] for line in done.said.splitlines()[:3]] == ["1", "3", "5"]
+    assert "3 lines of" in done.said
+    assert "hint: " in done.said
+    assert len(done.found) == 1
+
+
+def test_a_text_that_cannot_be_answered_keeps_its_id(tmp_path):
+    path = write(tmp_path, {"id": "empty", "text": ""}, {"id": "ok", "text": "serve my model"})
+
+    done = batch(path, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert [(item["id"], item["kind"]) for item in done.found] == [
+        ("empty", "error"),
+        ("ok", "route"),
+    ]
+    assert done.found[0]["error"]
+
+
+def test_an_id_that_cannot_be_printed_is_no_end(tmp_path):
+    path = write(tmp_path, b'{"id": "\\ud800", "text": "serve my model"}')
+
+    assert batch(path, cwd=tmp_path).returncode == 0
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = write(tmp_path, b'\xef\xbb\xbf{"id": "a", "text": "serve my model"}')
+
+    assert batch(path, cwd=tmp_path).found[0]["id"] == "a"
+
+
+@pytest.mark.parametrize("source", ["missing.jsonl", "."])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, source):
+    done = batch(source, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert done.said.startswith("error: ")
+    assert "hint: " in done.said
+    assert done.found == []
+
+
+def test_nothing_to_answer_is_no_error(tmp_path):
+    done = batch(write(tmp_path, b"", b"   "), cwd=tmp_path)
+
+    assert (done.returncode, done.found) == (0, [])
+
+
+def test_the_same_lines_give_the_same_bytes(tmp_path):
+    path = write(tmp_path, *({"id": n, "text": f"deploy model {n} safely"} for n in range(20)))
+
+    assert batch(path, cwd=tmp_path).stdout == batch(path, cwd=tmp_path).stdout
+
+
+def test_a_thousand_lines_take_seconds(tmp_path):
+    texts = ["my inference is slow on gpu", "monitor drift in production", "canary and rollback"]
+    path = write(tmp_path, *({"id": n, "text": f"{texts[n % 3]} {n}"} for n in range(1000)))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    done = batch(path, cwd=tmp_path)
+
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert len(done.found) == 1000
+    assert after.ru_utime - before.ru_utime < 30
+
+
+def test_people_get_one_line_each(tmp_path):
+    path = write(tmp_path, {"id": "a", "text": "my inference is slow"})
+    done = subprocess.run(
+        [sys.executable, "-m", "fairlead", "ask", "--batch", str(path)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.startswith("a\tclarify\tmodel-or-infrastructure\t")
