@@ -1,0 +1,211 @@
+"""Smaller and faster bundles: quantize, compress, tune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairlead.api.context import Context
+from fairlead.core.artifact import Artifact
+from fairlead.core.bundle import Bundle
+from fairlead.core.dataset import Dataset, bind
+from fairlead.core.errors import ConflictError, UsageError
+from fairlead.core.files import digest_bytes
+from fairlead.core.report import Outcome
+
+if TYPE_CHECKING:
+    from fairlead.measure.verdict import RequestTimes
+
+__all__ = ["compress", "quantize", "tune"]
+
+
+def quantize(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    labels: str | None = None,
+    out: str | Path,
+    trust: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    context: Context | None = None,
+) -> Outcome[Bundle]:
+    """Store the weights of a model in 8 bits if held-back rows allow it.
+
+    Args:
+        bundle: A bundle, or a model, which is packed first.
+        data: Reference of rows the model was not trained on.
+        labels: Column of the labels; the bundle's own label column when None and it is there.
+        out: Directory to create.
+        trust: Whether code that came with a model may run while it is packed.
+        settings: Settings of `QuantizationConfig`.
+        context: Workspace and progress; opened from the environment when None.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+        DataError: The rows do not fit the model.
+        ModelError: The model cannot be read.
+        ConflictError: `out` exists.
+        WorkspaceError: It cannot be written.
+    """
+    from fairlead.optimize import quantization
+
+    config = quantization.QuantizationConfig.parse(settings or {})
+    ctx = context or Context.open()
+    start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
+    return ctx.record(quantization.quantize(start, rows, config, out=target, progress=ctx.progress))
+
+
+def compress(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    labels: str | None = None,
+    out: str | Path,
+    trust: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    context: Context | None = None,
+) -> Outcome[Bundle]:
+    """Replace large weight matrices by two small ones if held-back rows allow it.
+
+    Args and errors are those of `quantize`; the settings are those of `CompressionConfig`.
+    """
+    from fairlead.optimize import compression
+
+    config = compression.CompressionConfig.parse(settings or {})
+    ctx = context or Context.open()
+    start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
+    return ctx.record(compression.compress(start, rows, config, out=target, progress=ctx.progress))
+
+
+def tune(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    labels: str | None = None,
+    out: str | Path,
+    service: str | None = None,
+    logged: str | None = None,
+    trust: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    context: Context | None = None,
+) -> Outcome[Bundle]:
+    """Measure threads, graph level and batch size on this machine, and judge where time goes.
+
+    Args:
+        bundle: A bundle, or a model, which is packed first.
+        data: Reference of typical rows.
+        labels: Column of the labels, which the model does not take.
+        out: Directory to create.
+        service: Running service that is asked where its requests' time goes.
+        logged: Service whose prediction log is read instead.
+        trust: Whether code and pickles that came with the model may run.
+        settings: Settings of `HardwareConfig`.
+        context: Workspace and progress; opened from the environment when None.
+
+    Raises:
+        UsageError: Both `service` and `logged` are given.
+        NotFoundError: The service does not run.
+        ConfigError, DataError, ModelError, ConflictError, WorkspaceError: As for `quantize`.
+    """
+    from fairlead.optimize import hardware
+
+    if service is not None and logged is not None:
+        raise UsageError(
+            f"both --service {service} and --logged {logged} are given", hint="give one of them"
+        )
+    chosen = dict(settings or {})
+    ctx = context or Context.open()
+    if ctx.settings.cpu_limit is not None:
+        chosen.setdefault("max_threads", ctx.settings.cpu_limit)
+    config = hardware.HardwareConfig.parse(chosen)
+    start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
+    requests, source = _request_times(start, rows, service, logged, ctx)
+    return ctx.record(
+        hardware.tune(
+            start,
+            rows,
+            config,
+            out=target,
+            progress=ctx.progress,
+            requests=requests,
+            requests_from=source,
+            trust=trust,
+        )
+    )
+
+
+def _request_times(
+    bundle: Bundle, rows: Dataset, service: str | None, logged: str | None, context: Context
+) -> tuple[RequestTimes | None, str]:
+    from fairlead.backends.request_times import logged_times, probe_service
+
+    if service is not None:
+        columns = bundle.manifest.feature_columns
+        feeds = bind(rows, bundle.signature, feature_columns=columns)
+        return probe_service(context.workspace, service, feeds), f"sent to `{service}`"
+    if logged is not None:
+        return logged_times(context.workspace, logged), f"in the log of `{logged}`"
+    return None, "in process, JSON by the standard library"
+
+
+def _begin(
+    model: str | Path,
+    data: str | Path,
+    labels: str | None,
+    out: str | Path,
+    trust: bool,
+    context: Context,
+) -> tuple[Bundle, Dataset, Path]:
+    """Open the bundle, packing a model first, and read the rows; fail early on a taken place."""
+    from fairlead.backends.datasets import load_dataset
+
+    target = Path(out).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConflictError(
+            f"{target} already exists", hint="choose another folder, or remove this one first"
+        )
+    artifact = Artifact.from_reference(str(model))
+    if artifact.format == "bundle":
+        bundle = Bundle.open(Path(model))
+        return bundle, _rows(bundle, data, labels), target
+    rows = load_dataset(data, labels=labels)
+    return _packed(artifact, data, rows, labels, trust, context), rows, target
+
+
+def _rows(bundle: Bundle, data: str | Path, labels: str | None) -> Dataset:
+    """Read the rows; the column that the bundle knows as its label is taken as such."""
+    from fairlead.backends.datasets import load_dataset
+
+    rows = load_dataset(data, labels=labels)
+    known = bundle.manifest.label_column
+    if labels is None and known is not None and known in rows.columns:
+        return load_dataset(data, labels=known)
+    return rows
+
+
+def _packed(
+    artifact: Artifact,
+    data: str | Path,
+    rows: Dataset,
+    labels: str | None,
+    trust: bool,
+    context: Context,
+) -> Bundle:
+    """Pack a model into the workspace, once for the same model and rows."""
+    from fairlead.api.packing import pack
+
+    key = digest_bytes(f"{artifact.digest} {rows.digest} {labels}".encode())
+    folder = context.workspace.artifacts / f"packed-{key.removeprefix('sha256:')[:16]}"
+    # An import string names code that may have changed since.
+    if folder.is_dir() and artifact.path is not None:
+        return Bundle.open(folder)
+    context.progress.note(f"{artifact.reference} is no bundle yet, so it is packed first")
+    return pack(
+        artifact.reference,
+        data=str(data),
+        labels=labels,
+        out=folder,
+        trust=trust,
+        context=context,
+    ).noun

@@ -1,0 +1,193 @@
+"""`fairlead optimize`: smaller and faster models within a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fairlead.entrypoints.cli.door import JsonFlag, finish, progress
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Make a model smaller and faster: quantize, compress, tune.", no_args_is_help=True
+)
+
+Model = Annotated[
+    str, typer.Argument(help="Bundle, or a model, which is packed first.", show_default=False)
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Rows the model was not trained on: Parquet, CSV, JSONL or npz.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to create.", show_default=False)]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Column of the labels; the bundle's own by default.", show_default=False),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
+MaxDrop = Annotated[float, typer.Option(min=0, max=1, help="Quality that may be lost, as a ratio.")]
+NeedProof = Annotated[
+    bool,
+    typer.Option("--need-proof", help="Refuse unless 95 % confidence bounds keep the budget too."),
+]
+Goal = Annotated[Literal["either", "speed", "size"], typer.Option(help="What must get better.")]
+BatchRows = Annotated[
+    int, typer.Option(min=1, max=4096, help="Rows per call when the speed is measured.")
+]
+MaxRows = Annotated[int, typer.Option(min=1, help="Most held-back rows that are judged.")]
+TimeLimit = Annotated[
+    float, typer.Option("--time-limit-s", min=0.1, max=600, help="Time for measuring speed, in s.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling and intervals.")]
+
+
+@app.command("quantize")
+def quantize_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    labels: Labels = None,
+    method: Annotated[Literal["dynamic-int8"], typer.Option(help="Method.")] = "dynamic-int8",
+    max_drop: MaxDrop = 0.01,
+    need_proof: NeedProof = False,
+    goal: Goal = "either",
+    batch_rows: BatchRows = 1,
+    max_rows: MaxRows = 10_000,
+    time_limit_s: TimeLimit = 10.0,
+    seed: Seed = 0,
+    trust: Trust = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Store the weights in 8 bits if the held-back rows allow it; exit 1 when they do not."""
+    settings = {
+        "method": method,
+        "max_drop": max_drop,
+        "allow_unproven": not need_proof,
+        "goal": goal,
+        "batch_rows": batch_rows,
+        "max_rows": max_rows,
+        "time_limit_s": time_limit_s,
+        "seed": seed,
+    }
+    _run("quantize", model, data, labels, out, trust, settings, json_)
+
+
+@app.command("compress")
+def compress_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    labels: Labels = None,
+    method: Annotated[Literal["low-rank"], typer.Option(help="Method.")] = "low-rank",
+    max_drop: MaxDrop = 0.01,
+    need_proof: NeedProof = False,
+    goal: Goal = "either",
+    min_weights: Annotated[
+        int, typer.Option(min=4, help="Smallest matrix that is factorised, in weights.")
+    ] = 1024,
+    max_evaluations: Annotated[
+        int, typer.Option(min=1, max=50, help="Most candidates that are judged.")
+    ] = 8,
+    batch_rows: BatchRows = 1,
+    max_rows: MaxRows = 10_000,
+    time_limit_s: TimeLimit = 10.0,
+    seed: Seed = 0,
+    trust: Trust = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Replace large weight matrices by two small ones if the held-back rows allow it."""
+    settings = {
+        "method": method,
+        "max_drop": max_drop,
+        "allow_unproven": not need_proof,
+        "goal": goal,
+        "min_weights": min_weights,
+        "max_evaluations": max_evaluations,
+        "batch_rows": batch_rows,
+        "max_rows": max_rows,
+        "time_limit_s": time_limit_s,
+        "seed": seed,
+    }
+    _run("compress", model, data, labels, out, trust, settings, json_)
+
+
+@app.command("tune")
+def tune_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    labels: Labels = None,
+    method: Annotated[
+        Literal["successive-halving"], typer.Option(help="Method.")
+    ] = "successive-halving",
+    goal: Annotated[
+        Literal["latency", "throughput"], typer.Option(help="What is optimised.")
+    ] = "latency",
+    latency_budget_ms: Annotated[
+        float | None, typer.Option(min=0.0001, help="Longest p99 of a run, in ms.")
+    ] = None,
+    max_threads: Annotated[
+        int | None, typer.Option(min=1, help="Most threads; the usable CPUs by default.")
+    ] = None,
+    max_batch_size: Annotated[
+        int, typer.Option(min=1, max=4096, help="Largest batch that is tried, in rows.")
+    ] = 64,
+    service: Annotated[
+        str | None, typer.Option(help="Running service to ask where its time goes.")
+    ] = None,
+    logged: Annotated[
+        str | None, typer.Option(help="Service whose prediction log tells where its time goes.")
+    ] = None,
+    time_limit_s: TimeLimit = 20.0,
+    seed: Seed = 0,
+    trust: Trust = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Measure threads, graph level and batch size here; say if model or infrastructure is slow."""
+    settings: dict[str, Any] = {
+        "method": method,
+        "goal": goal,
+        "latency_budget_ms": latency_budget_ms,
+        "max_batch_size": max_batch_size,
+        "time_limit_s": time_limit_s,
+        "seed": seed,
+    }
+    if max_threads is not None:
+        settings["max_threads"] = max_threads
+    sources = {"service": service, "logged": logged}
+    _run("tune", model, data, labels, out, trust, settings, json_, sources)
+
+
+def _run(
+    verb: str,
+    model: str,
+    data: str,
+    labels: str | None,
+    out: Path,
+    trust: bool,
+    settings: dict[str, Any],
+    as_json: bool,
+    sources: dict[str, str | None] | None = None,
+) -> None:
+    from fairlead.api import optimizing
+    from fairlead.api.context import Context
+
+    with progress() as bars:
+        outcome = getattr(optimizing, verb)(
+            model,
+            data,
+            labels=labels,
+            out=out,
+            trust=trust,
+            settings=settings,
+            context=Context.open(progress=bars),
+            **(sources or {}),
+        )
+    finish(outcome, as_json=as_json)
