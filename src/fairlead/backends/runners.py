@@ -35,4 +35,4 @@ def open_runner(
         return OnnxRunner(bundle.model_path, runtime or bundle.runtime)
     from fairlead.backends.mlflow import PyfuncRunner
 
-    return PyfuncRunner(bundle.model_path, bundle.signature)
+    return PyfuncRunner(bundle.model_path, bundle.signature, trust=trust)

@@ -1,0 +1,180 @@
+"""skl2onnx: estimators as ONNX graphs, with the gaps that matter closed."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fairlead.backends.skops import parts_of
+from fairlead.core.errors import ModelError
+from fairlead.core.extras import requires
+from fairlead.core.signature import STRING
+
+__all__ = ["Layout", "to_onnx"]
+
+_OPSET = {"": 18, "ai.onnx.ml": 3}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The inputs of a converted estimator: name, dtype and values per row of each."""
+
+    inputs: tuple[tuple[str, str, int], ...]
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether all features come side by side in one input."""
+        return len(self.inputs) == 1 and self.inputs[0][2] > 1
+
+
+def to_onnx(estimator: Any, layout: Layout, *, is_classifier: bool) -> Any:  # noqa: ANN401
+    """Express a fitted estimator as an `onnx.ModelProto`.
+
+    Missing text is "" in the graph, where the estimator knows it as NaN or None.
+
+    Raises:
+        ModelError: The estimator, or a part of it, has no counterpart in ONNX.
+        MissingExtraError: skl2onnx is not installed.
+    """
+    with requires("sklearn", needed_by="converting an estimator to ONNX"):
+        skl2onnx = importlib.import_module("skl2onnx")
+        types = importlib.import_module("skl2onnx.common.data_types")
+    kinds = {
+        "float32": types.FloatTensorType,
+        "float64": types.DoubleTensorType,
+        "int64": types.Int64TensorType,
+        "bool": types.BooleanTensorType,
+        STRING: types.StringTensorType,
+    }
+    prepared = _with_empty_text(estimator)
+    _register_boosters(prepared)
+    options = {id(prepared): {"zipmap": False}} if is_classifier else None
+    initial = [(name, kinds[dtype]([None, width])) for name, dtype, width in layout.inputs]
+    try:
+        with warnings.catch_warnings(), _plain_attributes():
+            warnings.simplefilter("ignore")
+            return skl2onnx.convert_sklearn(
+                prepared, initial_types=initial, options=options, target_opset=_OPSET
+            )
+    except Exception as exc:
+        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
+        raise ModelError(
+            f"{type(estimator).__name__} cannot be expressed in ONNX: {reason}",
+            hint="use estimators that skl2onnx supports",
+        ) from exc
+
+
+def _with_empty_text(estimator: Any) -> Any:  # noqa: ANN401 (an estimator)
+    """Return a copy in which encoders and imputers of text know "" as the missing value."""
+    prepared = copy.deepcopy(estimator)
+    for part in parts_of(prepared):
+        kind = type(part).__name__
+        if kind == "SimpleImputer" and _is_text(getattr(part, "statistics_", None)):
+            part.missing_values = ""
+        elif kind in {"OneHotEncoder", "OrdinalEncoder", "TargetEncoder"}:
+            part.categories_ = [_empty_for_missing(c) for c in getattr(part, "categories_", [])]
+    return prepared
+
+
+def _is_text(values: Any) -> bool:  # noqa: ANN401 (an array or None)
+    return values is not None and any(isinstance(value, str) for value in np.ravel(values))
+
+
+def _empty_for_missing(categories: Any) -> Any:  # noqa: ANN401 (an array)
+    if not _is_text(categories):
+        return categories
+    plain = ["" if v is None or v != v else str(v) for v in categories.tolist()]
+    return np.array(plain, dtype=object)
+
+
+def _register_boosters(estimator: Any) -> None:  # noqa: ANN401 (an estimator)
+    modules = {type(part).__module__.split(".")[0] for part in parts_of(estimator)}
+    if "xgboost" in modules:
+        _register_xgboost()
+    if "lightgbm" in modules:
+        _register_lightgbm()
+
+
+_CLASSIFIER_OPTIONS = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+
+
+def _register_xgboost() -> None:
+    with requires("boosting", needed_by="converting an XGBoost model to ONNX"):
+        xgboost = importlib.import_module("xgboost")
+        converter = importlib.import_module(
+            "onnxmltools.convert.xgboost.operator_converters.XGBoost"
+        )
+    skl2onnx = importlib.import_module("skl2onnx")
+    shapes = importlib.import_module("skl2onnx.common.shape_calculator")
+    skl2onnx.update_registered_converter(
+        xgboost.XGBClassifier,
+        "XGBoostXGBClassifier",
+        shapes.calculate_linear_classifier_output_shapes,
+        converter.convert_xgboost,
+        options=_CLASSIFIER_OPTIONS,
+    )
+    skl2onnx.update_registered_converter(
+        xgboost.XGBRegressor,
+        "XGBoostXGBRegressor",
+        shapes.calculate_linear_regressor_output_shapes,
+        converter.convert_xgboost,
+    )
+
+
+def _register_lightgbm() -> None:
+    with requires("boosting", needed_by="converting a LightGBM model to ONNX"):
+        lightgbm = importlib.import_module("lightgbm")
+        converter = importlib.import_module(
+            "onnxmltools.convert.lightgbm.operator_converters.LightGbm"
+        )
+    skl2onnx = importlib.import_module("skl2onnx")
+    shapes = importlib.import_module("skl2onnx.common.shape_calculator")
+    skl2onnx.update_registered_converter(
+        lightgbm.LGBMClassifier,
+        "LightGbmLGBMClassifier",
+        shapes.calculate_linear_classifier_output_shapes,
+        converter.convert_lightgbm,
+        options=_CLASSIFIER_OPTIONS,
+    )
+    skl2onnx.update_registered_converter(
+        lightgbm.LGBMRegressor,
+        "LightGbmLGBMRegressor",
+        shapes.calculate_linear_regressor_output_shapes,
+        converter.convert_lightgbm,
+        options={"split": None},
+    )
+
+
+@contextmanager
+def _plain_attributes() -> Iterator[None]:
+    """Hand plain ints to ONNX where skl2onnx 1.20 hands booleans and numpy integers.
+
+    onnx 1.23 refuses them, which breaks gradient boosting on histograms; may go when the oldest
+    supported skl2onnx writes plain ints.
+    """
+    container = importlib.import_module("skl2onnx.common._container")
+    original = container.make_node
+
+    def make_node(*arguments: Any, **attributes: Any) -> Any:  # noqa: ANN401 (untyped library)
+        return original(*arguments, **{name: _plain(v) for name, v in attributes.items()})
+
+    container.make_node = make_node
+    try:
+        yield
+    finally:
+        container.make_node = original
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (any attribute)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], bool | np.generic | int):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | np.bool_ | np.integer):
+        return int(value)
+    return value.item() if isinstance(value, np.floating) else value
