@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
-from fairlead.entrypoints.cli import demo, front, guides, mlops, serve
+from fairlead.entrypoints.cli import demo, front, guides, mlops, optimize, serve
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
 
@@ -46,6 +46,7 @@ front.register(app)
 app.command("pack")(pack_command)
 app.add_typer(demo.app, name="demo")
 app.add_typer(guides.app, name="guides")
+app.add_typer(optimize.app, name="optimize")
 app.add_typer(serve.app, name="serve")
 app.add_typer(mlops.app, name="mlops")
 
