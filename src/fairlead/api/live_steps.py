@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 from fairlead.api.bench import Bench
 from fairlead.api.blueprints import ServeStepConfig, check_settings
 from fairlead.api.rollout import roll_out
+from fairlead.api.scaling import scale
 from fairlead.api.serving_proof import prove_serving
 from fairlead.api.step_outcome import StepDone
 from fairlead.core.plan import PlanStep, StepResult
@@ -61,8 +62,23 @@ def _nothing_to_roll_out(step: PlanStep) -> Report:
     )
 
 
+def _scale(bench: Bench, step: PlanStep, results: Results) -> StepDone:
+    bundle = bench.newest(results)
+    bench.close()
+    outcome = scale(
+        bundle.path,
+        bench.plan.data,
+        labels=bench.plan.labels,
+        trust=bundle.manifest.needs_trust,
+        settings=step.settings,
+        context=bench.context,
+    )
+    return StepDone(outcome.report)
+
+
 LIVE_STEPS: Final[dict[str, Callable[[Bench, PlanStep, Any], StepDone]]] = {
     "model-serving-patterns": _serve,
     "deployment-strategies": _roll_out,
+    "scaling-and-load-balancing": _scale,
 }
 """Skill id → how its step runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 from fairlead.api.bench import Bench
@@ -14,7 +15,9 @@ from fairlead.api.blueprints import (
 )
 from fairlead.api.optimizing import compress, quantize, tune
 from fairlead.api.packing import pack
+from fairlead.api.release import release
 from fairlead.api.step_outcome import StepDone
+from fairlead.api.tracking import list_runs, register, tracked
 from fairlead.core.bundle import Bundle
 from fairlead.core.plan import PlanStep, StepResult
 from fairlead.core.report import Outcome
@@ -24,7 +27,7 @@ __all__ = ["MODEL_STEPS"]
 Results = Sequence[StepResult]
 
 
-def _pack(bench: Bench, step: PlanStep, results: Results) -> StepDone:
+def _pack(bench: Bench, step: PlanStep, _results: Results) -> StepDone:
     config = cast(PackStepConfig, check_settings(step.uses, step.settings))
     outcome = pack(
         bench.plan.model,
@@ -55,10 +58,44 @@ def _optimise(verb: Callable[..., Outcome[Bundle]]) -> Callable[..., StepDone]:
     return run
 
 
+def _track(bench: Bench, step: PlanStep, results: Results) -> StepDone:
+    config = cast(RegisterStepConfig, check_settings(step.uses, step.settings))
+    bundle = bench.newest(results)
+    inputs = [ref for ref in (bench.plan.model, bench.plan.data) if Path(ref).is_file()]
+    with tracked(
+        params={"problem": bench.plan.problem, "bundle": bundle.digest, "plan run": bench.run_id},
+        inputs=inputs,
+        settings={"experiment": config.experiment},
+        context=bench.context,
+    ) as log:
+        log.log_metrics({score.metric: score.value for score in bundle.scores.scores})
+    run = list_runs(experiment=config.experiment, limit=1, context=bench.context)[0]
+    outcome = register(
+        bundle.path, name=bundle.name, run=run.id, alias=config.alias, context=bench.context
+    )
+    return StepDone(outcome.report)
+
+
+def _release(bench: Bench, step: PlanStep, results: Results) -> StepDone:
+    config = cast(ReleaseStepConfig, check_settings(step.uses, step.settings))
+    bundle = bench.newest(results)
+    outcome = release(
+        bundle.path,
+        bench.data,
+        name=bundle.name,
+        alias=config.alias,
+        max_drop=config.max_drop,
+        context=bench.context,
+    )
+    return StepDone(outcome.report)
+
+
 MODEL_STEPS: Final[dict[str, Callable[[Bench, PlanStep, Any], StepDone]]] = {
     "pack": _pack,
     "quantization-for-inference": _optimise(quantize),
     "model-compression-techniques": _optimise(compress),
     "hardware-optimization-strategies": _optimise(tune),
+    "experiment-tracking-and-versioning": _track,
+    "mlops-pipeline-automation": _release,
 }
 """Skill id → how its step runs."""

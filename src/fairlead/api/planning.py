@@ -78,7 +78,7 @@ def _check_material(model: str, data: str, labels: str | None, stream: str | Non
 
 
 def _steps(route: Route, name: str, stream: str | None) -> tuple[PlanStep, ...]:
-    wanted = {step.skill: step.reason for step in route.skills}
+    wanted: dict[str, str] = {step.skill: step.reason for step in route.skills}
     order: list[str] = ["pack", *wanted]
     added = _missing_candidate(list(wanted))
     place = min((order.index(skill) for skill in _after_candidate(wanted)), default=len(order))
