@@ -156,12 +156,16 @@ def compare(
     Raises:
         DataError: A numeric column holds text.
     """
-    n_rows = len(next(iter((inputs or outputs).values()), ()))
-    if min(n_rows, reference.profile.n_rows) < limits.min_rows:
+    if reference.profile.n_rows < limits.min_rows:
         return None
-    rows = thin(n_rows, limits.max_rows, seed=seed)
-    windows = {"input": _chosen(inputs, rows), "output": _chosen(outputs, rows)}
-    shares = _shares_of(reference.profile, windows, n_rows)
+    windows = {
+        "input": _chosen(inputs, limits, seed),
+        "output": _chosen(outputs, limits, seed),
+    }
+    n_used = max(_length(window) for window in windows.values())
+    if n_used == 0:
+        return None
+    shares = _shares_of(reference.profile, windows)
     relations: tuple[RelationShift, ...] = ()
     if "relation" in shares:
         relations = relation_tests(
@@ -175,7 +179,7 @@ def compare(
             profiled = (c.name for c in reference.profile.columns if c.role == role)
             skipped += [name for name in profiled if name not in window]
     columns.sort(key=lambda shift: (-shift.is_drifted, -shift.effect, shift.p_value))
-    n_used = n_rows if rows is None else len(rows)
+    n_rows = max(_length(inputs), _length(outputs))
     return WindowDrift(n_rows, n_used, tuple(columns), relations, tuple(skipped))
 
 
@@ -183,15 +187,24 @@ def _numeric(profile: ReferenceProfile, role: str) -> tuple[ColumnProfile, ...]:
     return tuple(c for c in profile.columns if c.role == role and c.kind == "numeric")
 
 
-def _chosen(columns: Mapping[str, Array], rows: NDArray[np.int64] | None) -> dict[str, Array]:
+def _length(columns: Mapping[str, Array]) -> int:
+    return len(next(iter(columns.values()), ()))
+
+
+def _chosen(columns: Mapping[str, Array], limits: DriftLimits, seed: int) -> dict[str, Array]:
+    """Thin the columns of one role; too few rows are none."""
+    n_rows = _length(columns)
+    if n_rows < limits.min_rows:
+        return {}
+    rows = thin(n_rows, limits.max_rows, seed=seed)
     return {name: array if rows is None else array[rows] for name, array in columns.items()}
 
 
 def _shares_of(
-    profile: ReferenceProfile, windows: Mapping[str, Mapping[str, Array]], n_rows: int
+    profile: ReferenceProfile, windows: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
     present = {role for role, window in windows.items() if window}
-    if "input" in present and has_relations(profile, windows["input"], n_rows):
+    if has_relations(profile, windows["input"], _length(windows["input"])):
         present.add("relation")
     total = sum(_SHARES[family] for family in present)
     return {family: _SHARES[family] / total for family in present}
