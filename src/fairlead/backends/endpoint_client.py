@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -121,7 +121,7 @@ class EndpointClient:
         self._is_tls = parts.scheme == "https"
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port
-        self._local = threading.local()
+        self._connections: dict[int, http.client.HTTPConnection] = {}
 
     def ready(self) -> bool:
         """Return whether the server answers and is ready for inference."""
@@ -238,11 +238,15 @@ class EndpointClient:
         return self._checked("GET", "/metrics")[2].decode()
 
     def close(self) -> None:
-        """Close the connection of the calling thread."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+        """Close every connection; the client may be used again."""
+        for thread in list(self._connections):
+            self._drop(thread)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"EndpointClient({self.url!r}, {self.service!r})"
@@ -282,11 +286,12 @@ class EndpointClient:
         sent = dict(headers or {})
         if self._token is not None and path.startswith("/fairlead/"):
             sent["Authorization"] = f"Bearer {self._token}"
-        is_reused = getattr(self._local, "connection", None) is not None
+        thread = threading.get_ident()
+        is_reused = thread in self._connections
         try:
             return self._exchange(method, path, body, sent)
         except (http.client.HTTPException, OSError) as exc:
-            self.close()
+            self._drop(thread)
             # A server may close an idle connection at any time: the first try tells.
             if is_reused and isinstance(exc, ConnectionError):
                 return self._send(method, path, body, headers)
@@ -297,17 +302,23 @@ class EndpointClient:
     def _exchange(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = getattr(self._local, "connection", None)
+        thread = threading.get_ident()
+        connection = self._connections.get(thread)
         if connection is None:
             kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
             connection = kind(self._host, self._port, timeout=self._timeout_s)
-            self._local.connection = connection
+            self._connections[thread] = connection
         connection.request(method, path, body=body, headers=dict(headers))
         answer = connection.getresponse()
         raw = answer.read()
         if answer.will_close:
-            self.close()
+            self._drop(thread)
         return answer.status, answer.headers, raw
+
+    def _drop(self, thread: int) -> None:
+        connection = self._connections.pop(thread, None)
+        if connection is not None:
+            connection.close()
 
 
 def _encode(feeds: Feeds, id: str | None) -> tuple[bytes, bytes]:  # noqa: A002

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fairlead.core.errors import UsageError
+from fairlead.entrypoints.cli import serve_rollout, serve_scale
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ app = typer.Typer(
     help="Serve a bundle, score files, roll candidates out, plan replicas.",
     no_args_is_help=True,
 )
+
+app.add_typer(serve_rollout.app, name="rollout")
+app.add_typer(serve_scale.app, name="scale")
 
 BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]

@@ -72,48 +72,51 @@ def _numbers(data: list[Any], name: str, datatype: str, dtype: np.dtype[Any]) ->
         ) from exc
     if array.size == 0:
         return np.zeros(0, dtype)
-    if array.dtype.kind == "O" and dtype.kind == "f":
-        array = _with_missing(array, name, datatype)
-    _check_kind(array, name, datatype, dtype)
-    return _cast(array, name, datatype, dtype)
-
-
-def _with_missing(array: Array, name: str, datatype: str) -> Array:
-    """Read null as NaN; everything else must be a number."""
-    leaves = array.ravel().tolist()
-    wrong = next((v for v in leaves if v is not None and type(v) not in (int, float)), None)
-    if wrong is not None:
-        _refuse(name, datatype, wrong)
-    return np.array([math.nan if leaf is None else float(leaf) for leaf in leaves])
-
-
-def _check_kind(array: Array, name: str, datatype: str, dtype: np.dtype[Any]) -> None:
-    allowed = {"f": "iuf", "i": "iuf", "u": "iuf", "b": "biu"}[dtype.kind]
-    if array.dtype.kind not in allowed:
-        _refuse(name, datatype, array.ravel()[0])
-
-
-def _cast(array: NDArray[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = array.astype(dtype)
     if dtype.kind == "f":
-        is_changed = np.isinf(cast) & np.isfinite(array)
-    else:
-        # Compared in both directions: a number that wrapped around may look equal in one.
-        is_changed = (cast != array) | (cast.astype(array.dtype) != array)
-        if array.dtype.kind == "f" or dtype.kind != array.dtype.kind:
-            is_changed |= (array < _low(dtype)) | (array > _high(dtype))
-    if is_changed.any():
-        _refuse(name, datatype, array[is_changed].ravel()[0])
+        return _floats(array, name, datatype, dtype)
+    if array.dtype.kind in "fO" and dtype.kind in "iu":
+        # Mixed with small numbers, numpy reads those beyond 63 bits as floats.
+        array = _exact(np.array(data, dtype=object), name, datatype)
+    return _whole(array, name, datatype, dtype)
+
+
+def _floats(array: NDArray[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
+    if array.dtype.kind == "O":
+        leaves = array.ravel().tolist()
+        wrong = next((v for v in leaves if v is not None and type(v) not in (int, float)), None)
+        if wrong is not None:
+            _refuse(name, datatype, wrong)
+        array = np.array([math.nan if leaf is None else float(leaf) for leaf in leaves])
+    if array.dtype.kind not in "iuf":
+        _refuse(name, datatype, array.ravel()[0])
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    is_lost = np.isinf(cast) & np.isfinite(array)
+    if is_lost.any():
+        _refuse(name, datatype, array[is_lost][0])
     return cast
 
 
-def _low(dtype: np.dtype[Any]) -> int:
-    return 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
+def _exact(array: NDArray[Any], name: str, datatype: str) -> NDArray[Any]:
+    """Read every value as a whole number of any size."""
+    leaves = array.ravel().tolist()
+    for leaf in leaves:
+        if type(leaf) is not int and not (type(leaf) is float and leaf.is_integer()):
+            _refuse(name, datatype, leaf)
+    exact: NDArray[Any] = np.empty(len(leaves), dtype=object)
+    exact[:] = [int(leaf) for leaf in leaves]
+    return exact
 
 
-def _high(dtype: np.dtype[Any]) -> int:
-    return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
+def _whole(array: NDArray[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
+    is_wanted = array.dtype.kind in ("biu" if dtype.kind == "b" else "iuO")
+    if not is_wanted:
+        _refuse(name, datatype, array.ravel()[0])
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    for extreme in (int(array.min()), int(array.max())):
+        if not low <= extreme <= high:
+            _refuse(name, datatype, extreme)
+    return array.astype(dtype)
 
 
 def _refuse(name: str, datatype: str, value: object) -> None:

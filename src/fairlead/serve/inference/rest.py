@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 Endpoint_ = Callable[[Request], Awaitable[Response]]
 _MAX_OUTCOMES = 10_000
+_DISCARDED_BYTES = 256 << 20
+"""A client that sends too much hears of it only once it has sent: so much is read and forgotten."""
 
 
 @dataclass(slots=True)
@@ -261,16 +263,18 @@ class _Handlers:
 
     async def _body(self, request: Request) -> bytes:
         limit = self._service.max_body_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
-            raise _too_large(limit)
         parts: list[bytes] = []
         size = 0
         async for part in request.stream():
             size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            parts.append(part)
+            if size <= limit:
+                parts.append(part)
+            elif size > limit + _DISCARDED_BYTES:
+                break
+            else:
+                parts.clear()
+        if size > limit:
+            raise _too_large(limit)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         coding = request.headers.get("content-encoding", "identity")
         return body if coding == "identity" else _decompress(body, coding, limit)
