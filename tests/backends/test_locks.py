@@ -20,9 +20,11 @@ def url_of(folder: Path) -> str:
 def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
     with exclusive(url_of(tmp_path), "run a"):
         assert is_held(url_of(tmp_path), "run a")
-        with pytest.raises(ConflictError, match=str(os.getpid())) as caught:
-            with exclusive(url_of(tmp_path), "run a"):
-                pass
+        with (
+            pytest.raises(ConflictError, match=str(os.getpid())) as caught,
+            exclusive(url_of(tmp_path), "run a"),
+        ):
+            pass
         assert "wait" in caught.value.hint
         with exclusive(url_of(tmp_path), "run b"):
             pass
@@ -65,7 +67,9 @@ def test_four_processes_never_hold_it_together(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_written_is_an_error_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("in the way")
-    with pytest.raises(WorkspaceError, match="lock") as caught:
-        with exclusive(url_of(tmp_path), "run a"):
-            pass
+    with (
+        pytest.raises(WorkspaceError, match="lock") as caught,
+        exclusive(url_of(tmp_path), "run a"),
+    ):
+        pass
     assert caught.value.hint

@@ -284,8 +284,13 @@ def test_a_transaction_that_raises_stores_nothing(tmp_path: Path) -> None:
     from fairlead.backends.sql_schema import MODELS
 
     database = Database(url_of(tmp_path))
-    with pytest.raises(RuntimeError), database.writing() as connection:
-        connection.execute(insert(MODELS).values(name="m", created_at="now"))
-        raise RuntimeError
+
+    def write_and_fail() -> None:
+        with database.writing() as connection:
+            connection.execute(insert(MODELS).values(name="m", created_at="now"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
     with database.reading() as connection:
         assert connection.execute(select(MODELS)).all() == []
