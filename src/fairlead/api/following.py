@@ -24,6 +24,7 @@ from fairlead.mlops.pipelines import PipelineConfig, PipelineStep, list_runs, ru
 __all__ = ["follow"]
 
 _STEPS = {**MODEL_STEPS, **LIVE_STEPS}
+_MEASURES_PER_STEP = 3
 
 
 def follow(plan: Plan, *, fresh: bool = False, context: Context | None = None) -> Outcome[PlanRun]:
@@ -117,7 +118,11 @@ def _bind(bench: Bench, step: PlanStep, identity: str) -> PipelineStep:
 
 def _summarise(plan: Plan, run: PlanRun, report: Report) -> Report:
     parts = [Report.model_validate(result.report) for result in run.results]
-    measures = tuple(measure for part in parts for measure in part.measures[:3])
+    measures = tuple(
+        measure.model_copy(update={"name": f"{result.step}: {measure.name}"})
+        for result, part in zip(run.results, parts, strict=True)
+        for measure in part.measures[:_MEASURES_PER_STEP]
+    )
     findings = tuple(item for part in parts for item in part.findings if item.level != "info")
     files = {role: path for part in parts for role, path in part.files.items()}
     bundles = [result.bundle for result in run.results if result.bundle is not None]
@@ -126,7 +131,7 @@ def _summarise(plan: Plan, run: PlanRun, report: Report) -> Report:
     return report.model_copy(
         update={
             "title": plan.problem,
-            "measures": (*measures, *report.measures),
+            "measures": measures,
             "findings": (*report.findings, *findings),
             "files": {**files, **report.files},
         }

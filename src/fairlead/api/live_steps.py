@@ -11,6 +11,7 @@ from fairlead.api.rollout import roll_out
 from fairlead.api.scaling import scale
 from fairlead.api.serving_proof import prove_serving
 from fairlead.api.step_outcome import StepDone
+from fairlead.api.watch_step import watch
 from fairlead.core.plan import PlanStep, StepResult
 from fairlead.core.report import Finding, Outcome, Report
 
@@ -80,5 +81,6 @@ LIVE_STEPS: Final[dict[str, Callable[[Bench, PlanStep, Any], StepDone]]] = {
     "model-serving-patterns": _serve,
     "deployment-strategies": _roll_out,
     "scaling-and-load-balancing": _scale,
+    "production-monitoring-and-alerting": watch,
 }
 """Skill id → how its step runs."""
