@@ -51,7 +51,7 @@ def run(
     """Train, ask, plan and run: from a trained model to one that is served and watched."""
     from fairlead.api import Context, ask, follow, plan, write_plan
     from fairlead.api.demo import PROBLEM, prepare_demo
-    from fairlead.entrypoints.cli.reports import write_reports
+    from fairlead.entrypoints.render.run_report import write_reports
     from fairlead.entrypoints.render.answers import print_answer
 
     with progress() as bars:

@@ -63,7 +63,7 @@ def run_command(
 ) -> None:
     """Run a plan; after a crash, run the same command again to go on where it stopped."""
     from fairlead.api import Context, follow, read_plan
-    from fairlead.entrypoints.cli.reports import write_reports
+    from fairlead.entrypoints.render.run_report import write_reports
 
     made = read_plan(path)
     if not made.steps:
