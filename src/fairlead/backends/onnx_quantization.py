@@ -73,8 +73,7 @@ def _quantizable(model: Graph) -> QuantizableWeights:
     floats = {
         tensor.name: tensor
         for tensor in model.graph.initializer
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        and len(tensor.dims) >= 2
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
     }
     used: dict[str, str] = {}
     for node in model.graph.node:

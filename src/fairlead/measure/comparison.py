@@ -101,6 +101,7 @@ def compare(
     labels: Array | None,
     budget: float,
     sizes: tuple[int, int],
+    served_rows: int,
     batch_rows: int = 1,
     time_limit_s: float = 10.0,
     seed: int = 0,
@@ -115,6 +116,8 @@ def compare(
         labels: Shape (n_rows,), or None.
         budget: Largest drop of quality allowed, as a ratio.
         sizes: Bytes of the original and of the changed model.
+        served_rows: Rows per call when the quality is judged, as many as serving runs at once:
+            the scale of a dynamically quantized activation is that of the whole batch.
         batch_rows: Rows per call when the speed is measured.
         time_limit_s: Longest time for the measurement of speed.
         seed: Seed of bootstrap intervals.
@@ -123,7 +126,8 @@ def compare(
         DataError: No metric can be computed on the rows.
         ModelError: A model failed on the rows.
     """
-    old, new = run_batches(before, feeds), run_batches(after, feeds)
+    old = run_batches(before, feeds, served_rows)
+    new = run_batches(after, feeds, served_rows)
     return Comparison(
         quality=judge_answers(manifest, old, new, labels, budget=budget),
         lost_rows=count_lost_rows(old, new),

@@ -128,14 +128,15 @@ class _Judge:
         self._progress = progress
         columns = bundle.manifest.feature_columns
         self.feeds = bind(rows, bundle.signature, feature_columns=columns)
-        self._answers = run_batches(original, self.feeds)
+        self._batch = bundle.runtime.max_batch_size
+        self._answers = run_batches(original, self.feeds, self._batch)
         self.drops: list[float] = []
 
     def is_good(self, model: bytes) -> bool:
         """Whether a compressed model stays within the budget on these rows."""
         runner = OnnxRunner(model)
         try:
-            answers = run_batches(runner, self.feeds)
+            answers = run_batches(runner, self.feeds, self._batch)
         finally:
             runner.close()
         self._progress.advance()
@@ -167,6 +168,7 @@ def _confirm(
                 labels=rows.labels,
                 budget=config.max_drop,
                 sizes=(bundle.size_bytes, len(model.model)),
+                served_rows=bundle.runtime.max_batch_size,
                 batch_rows=config.batch_rows,
                 time_limit_s=config.time_limit_s,
                 seed=config.seed,

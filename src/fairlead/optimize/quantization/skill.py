@@ -65,7 +65,7 @@ def quantize(
         return _keep(bundle, exc.message, out, advice=exc.hint)
     says.advance()
     if not recipes:
-        return _keep(bundle, "it has no weights that can be stored in 8 bits", out)
+        return _keep(bundle, "it has no fp32 weights of layers that can run in 8 bits", out)
     tried = [_try(recipe, bundle, feeds, rows.labels, config) for recipe in recipes]
     says.advance()
     candidate = max((one for one in tried if one is not None), key=_merit(config), default=None)
@@ -111,6 +111,7 @@ def _try(
             labels=labels,
             budget=config.max_drop,
             sizes=(bundle.size_bytes, len(recipe.model)),
+            served_rows=bundle.runtime.max_batch_size,
             batch_rows=config.batch_rows,
             time_limit_s=config.time_limit_s,
             seed=config.seed,

@@ -15,11 +15,12 @@ from fairlead.measure.latency import Timing, measure_interleaved, speedup
 
 __all__ = ["BatchStep", "Tournament", "grow_batch", "successive_halving"]
 
-_FIRST_BLOCKS = 6
+_FIRST_BLOCKS = 8
 _INFLATION_LIMIT = 1.3
 """Settings that burn this many times the CPU of the most frugal ones are out, however fast: with
 more than one request at a time the CPU they burn is missing elsewhere."""
-_TIE_RATIO = 1.05
+_TIE_RATIO = 1.1
+"""More threads must make a call a tenth faster than fewer: the noise of a busy machine does not."""
 _BATCH_GAIN = 1.05
 """A batch twice as large must make a row at least 5 % cheaper."""
 
@@ -50,7 +51,7 @@ def successive_halving(
 
     Args:
         runners: Name → the model under these settings, the most frugal settings first: where two
-            are within 5 % of each other, the earlier one wins.
+            are within a tenth of each other, the earlier one wins.
         batch: Rows to run.
         goal: `latency`: least wall time per call, among settings that burn at most 1.3 times the
             CPU of the most frugal ones. `throughput`: least CPU time per row.
@@ -72,9 +73,8 @@ def successive_halving(
         for name in alive:
             rounds[name] += 1
         ranked = _rank({name: timings[name] for name in alive}, goal)
-        half = ranked[: max((len(ranked) + 1) // 2, 1)]
-        last = number == n_rounds - 1
-        alive = [_winner(ranked, alive, timings, goal)] if last else [n for n in alive if n in half]
+        best = set(ranked[: (len(ranked) + 1) // 2] if number < n_rounds - 1 else ranked[:1])
+        alive = [name for name in alive if name in best]
     return Tournament(alive[0], timings, rounds)
 
 
@@ -87,27 +87,22 @@ def _cost(timing: Timing, goal: str) -> float:
 
 
 def _rank(timings: Mapping[str, Timing], goal: str) -> list[str]:
-    """Return the names from the best to the worst; wasteful ones come last."""
+    """Return the names from the best to the worst.
+
+    Those that are as good as the best, give or take a tenth, keep their order; wasteful ones come
+    last.
+    """
     frugal = min(timing.cpu_median_ms for timing in timings.values())
-
-    def key(name: str) -> tuple[bool, float]:
-        timing = timings[name]
-        return timing.cpu_median_ms > _INFLATION_LIMIT * frugal, _cost(timing, goal)
-
-    return sorted(timings, key=key)
-
-
-def _winner(ranked: list[str], order: list[str], timings: Mapping[str, Timing], goal: str) -> str:
-    """Return the first in the given order that is as good as the best, within 5 %."""
-    best = _cost(timings[ranked[0]], goal)
-    frugal = min(timings[name].cpu_median_ms for name in ranked)
-    good = [
-        name
-        for name in order
-        if _cost(timings[name], goal) <= best * _TIE_RATIO
-        and timings[name].cpu_median_ms <= _INFLATION_LIMIT * frugal
-    ]
-    return good[0] if good else ranked[0]
+    costs = {
+        name: _cost(timing, goal)
+        for name, timing in timings.items()
+        if timing.cpu_median_ms <= _INFLATION_LIMIT * frugal
+    }
+    best = min(costs.values()) * _TIE_RATIO
+    tied = [name for name, cost in costs.items() if cost <= best]
+    rest = sorted((name for name in costs if name not in tied), key=lambda name: costs[name])
+    wasteful = sorted(set(timings) - set(costs), key=lambda name: _cost(timings[name], goal))
+    return [*tied, *rest, *wasteful]
 
 
 @dataclass(frozen=True)
