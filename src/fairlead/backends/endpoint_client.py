@@ -25,6 +25,7 @@ from fairlead.core.errors import (
     FairleadError,
     NotFoundError,
     OverloadedError,
+    UsageError,
 )
 from fairlead.core.ports import Feeds
 
@@ -112,15 +113,24 @@ class EndpointClient:
             service: Name of the service, which is also the name of the model.
             admin_token: Opens the control endpoints.
             timeout_s: Longest wait for one answer, in seconds.
+
+        Raises:
+            UsageError: It is no URL of a server.
         """
         parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError as exc:
+            raise UsageError(f"{url!r} has no valid port", hint="give http://HOST:PORT") from exc
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise UsageError(f"{url!r} is no URL of a server", hint="give http://HOST:PORT")
         self.url = url.rstrip("/")
         self.service = service
         self._token = admin_token
         self._timeout_s = timeout_s
         self._is_tls = parts.scheme == "https"
-        self._host = parts.hostname or "127.0.0.1"
-        self._port = parts.port
+        self._host = parts.hostname
+        self._port = port
         self._connections: dict[int, http.client.HTTPConnection] = {}
 
     def ready(self) -> bool:
@@ -169,7 +179,13 @@ class EndpointClient:
         if is_probe:
             headers["fairlead-probe"] = "1"
         _, answer, body = self._checked("POST", f"{path}/infer", head + tensors, headers)
-        outputs, answer_id = _decode(body, answer.get(_HEADER_LENGTH))
+        try:
+            outputs, answer_id = _decode(body, answer.get(_HEADER_LENGTH))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise EndpointError(
+                f"{self.url} gave an answer that is not of the Open Inference Protocol: {exc!r}",
+                hint="check that the URL is that of an inference server",
+            ) from exc
         return InferResult(
             outputs=outputs,
             arm=answer.get("fairlead-arm", ""),

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -255,11 +255,10 @@ def _watch_stdin(on_end: Callable[[], object]) -> None:
     """Call back when standard input ends, which it does when the parent dies."""
 
     def wait() -> None:
-        try:
-            while sys.stdin.buffer.read(4096):
+        # Not `sys.stdin.read`: its lock would be held when the interpreter shuts down.
+        with suppress(OSError, ValueError):
+            while os.read(sys.stdin.fileno(), 4096):
                 pass
-        except (OSError, ValueError):
-            pass
         try:
             on_end()
         except RuntimeError:
