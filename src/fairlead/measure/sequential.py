@@ -11,8 +11,7 @@ Everything is kept as logarithms: wealth passes 1e308 long before a rollout ends
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 __all__ = [
     "HARM_RATIOS",
     "DropTest",
-    "ExceedanceTest",
     "FailureTest",
     "LimitTest",
     "RateBound",
@@ -144,12 +142,31 @@ class FailureTest:
                 share of 0 or 1 cannot tell the arms apart and is no evidence.
             is_candidate: Whose failure it was.
         """
-        if not 0.0 < weight < 1.0:
+        if 0.0 < weight < 1.0:
+            self._log_wealth += self._increment(weight, is_candidate=is_candidate)
+
+    def update_burst(self, failures: Sequence[tuple[float, bool]], most: int) -> None:
+        """Take note of failures that came together and may have one cause.
+
+        They count as at most `most` failures: the product of n factors is raised to the power
+        most/n, and a power below 1 of an e-value is an e-value (Jensen).
+
+        Args:
+            failures: (share of the candidate, whether it was the candidate's) of each.
+            most: At how many failures the burst is capped.
+        """
+        kept = [(weight, own) for weight, own in failures if 0.0 < weight < 1.0]
+        if not kept:
             return
+        power = min(len(kept), most) / len(kept)
+        for weight, own in kept:
+            self._log_wealth += power * self._increment(weight, is_candidate=own)
+
+    def _increment(self, weight: float, *, is_candidate: bool) -> Floats:
         steps = self._steps.get(weight)
         if steps is None:
             steps = self._steps[weight] = bet_increments(weight, self.ratios, self.null_ratio)
-        self._log_wealth += steps[0] if is_candidate else steps[1]
+        return steps[0] if is_candidate else steps[1]
 
     @property
     def log_e(self) -> float:
@@ -291,76 +308,6 @@ class DropTest:
     def state(self) -> list[float]:
         """Log-wealth of each bet; give it to `log_wealth` to go on."""
         return [float(value) for value in self._log_wealth]
-
-
-class ExceedanceTest:
-    """Is the candidate slower? The failure test on requests that exceed frozen thresholds.
-
-    The thresholds are quantiles of the baseline, frozen before the test begins; each is tested on
-    its own and the e-values are averaged, so a shift of everything and a longer tail both show.
-    The candidate's values are divided by 1 + tolerance first: the null is that it is slower by at
-    most that ratio.
-    """
-
-    QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-    SAFE_QUANTILES = (0.5, 0.9)
-
-    def __init__(
-        self,
-        thresholds: Sequence[float],
-        *,
-        tolerance_ratio: float,
-        margin: float,
-        state: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Take the thresholds of `QUANTILES`, or go on from an earlier state.
-
-        Args:
-            thresholds: One per quantile, in the unit of the values, ascending.
-            tolerance_ratio: How much larger the candidate's values may be, 0.2 for 20 %.
-            margin: How many times more often it may exceed a threshold and still be safe.
-            state: `state` of an earlier test.
-        """
-        self.thresholds = tuple(float(value) for value in thresholds)
-        self.tolerance_ratio = tolerance_ratio
-        old = state or {}
-        n_safe = len(self.SAFE_QUANTILES)
-        self._harm = [harm_test(old["harm"][i] if old else None) for i in range(len(thresholds))]
-        self._safe = [safety_test(margin, old["safe"][i] if old else None) for i in range(n_safe)]
-
-    @classmethod
-    def thresholds_of(cls, values: Sequence[float]) -> tuple[float, ...]:
-        """Return the quantiles of a warm-up sample, shape (n,), n ≥ 1."""
-        return tuple(float(value) for value in np.quantile(np.asarray(values), cls.QUANTILES))
-
-    def update(self, value: float, weight: float, *, is_candidate: bool) -> bool:
-        """Take note of one value; return whether it exceeds the highest safe threshold."""
-        scaled = value / (1.0 + self.tolerance_ratio) if is_candidate else value
-        for index, threshold in enumerate(self.thresholds):
-            if scaled <= threshold:
-                break
-            self._harm[index].update(weight, is_candidate=is_candidate)
-            if index < len(self._safe):
-                self._safe[index].update(weight, is_candidate=is_candidate)
-        return scaled > self.thresholds[len(self._safe) - 1]
-
-    @property
-    def log_e(self) -> float:
-        """Logarithm of the e-value for harm, averaged over the thresholds."""
-        return average_log_e([test.log_e for test in self._harm])
-
-    @property
-    def safe_log_e(self) -> float:
-        """Logarithm of the e-value for safety: the least one, because all must be safe."""
-        return min(test.log_e for test in self._safe)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What `state` of a new test needs to go on."""
-        return {
-            "harm": [test.state for test in self._harm],
-            "safe": [test.state for test in self._safe],
-        }
 
 
 class SampleRatioTest:

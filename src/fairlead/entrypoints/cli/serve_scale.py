@@ -23,7 +23,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with th
 
 
 @app.command("test")
-def test_command(
+def press_command(
     target: Annotated[
         str,
         typer.Argument(help="URL on this machine, running service, or bundle.", show_default=False),

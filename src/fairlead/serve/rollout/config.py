@@ -34,6 +34,8 @@ class RolloutConfig(Config):
     """Wrong predictions the candidate may have more than the baseline, as a ratio of rows."""
     latency_tolerance_ratio: float = Field(0.2, ge=0, le=10)
     """How much slower the candidate may be, 0.2 for 20 %."""
+    latency_tolerance_ms: float = Field(2.0, ge=0, le=10_000)
+    """Milliseconds that it may be slower beyond that."""
     latency_warmup_requests: int = Field(200, ge=20)
     """Answers of the baseline from which the latency thresholds are frozen."""
     max_requests: int = Field(20_000, ge=1)

@@ -216,8 +216,9 @@ def _need(canary: Canary, metric: str) -> str:
             f"{config.margin:g} times those of the baseline"
         )
     return (
-        f"latency is not shown to exceed the baseline's thresholds, plus "
-        f"{config.latency_tolerance_ratio:.0%}, less than {config.margin:g} times as often"
+        f"latency is not shown to exceed the baseline's p50 and p90, plus "
+        f"{config.latency_tolerance_ratio:.0%} and {config.latency_tolerance_ms:g} ms, less than "
+        f"{config.margin:g} times as often"
     )
 
 

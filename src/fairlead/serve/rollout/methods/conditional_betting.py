@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.decision import Guardrail
+from fairlead.measure.exceedance import ExceedanceTest
 from fairlead.measure.sequential import (
-    ExceedanceTest,
     FailureTest,
     LimitTest,
     RateBound,
@@ -144,11 +144,15 @@ class LatencyGuard:
             return
         arm = int(seen.is_candidate)
         self.totals[arm] += 1
-        low, high = seen.weight_low, seen.weight_high
-        if low != high:
+        if seen.weight_low != seen.weight_high:
             return
-        if self._test.update(seen.outcome.total_ms, high, is_candidate=seen.is_candidate):
-            self.events[arm] += 1
+        is_slow = self._test.update(
+            seen.outcome.total_ms,
+            seen.weight_high,
+            is_candidate=seen.is_candidate,
+            at_s=seen.outcome.at,
+        )
+        self.events[arm] += int(is_slow)
 
     def _warm_up(self, seen: Observation) -> None:
         if not seen.is_candidate:
@@ -160,8 +164,9 @@ class LatencyGuard:
     def _make(self, thresholds: Sequence[float], state: Mapping[str, Any] | None) -> ExceedanceTest:
         return ExceedanceTest(
             thresholds,
-            tolerance_ratio=self._config.latency_tolerance_ratio,
             margin=self._config.margin,
+            tolerance_ratio=self._config.latency_tolerance_ratio,
+            tolerance=self._config.latency_tolerance_ms,
             state=state,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fairlead.measure.sequential import DropTest, FailureTest, harm_test, safety_test
+from fairlead.measure.sequential import DropTest, FailureTest, average_log_e, harm_test, safety_test
 from fairlead.serve.rollout.config import RolloutConfig
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ _ERROR_QUANTILE = 0.75
 class QualityGuard:
     """Requests whose prediction was wrong, where the label is known.
 
-    Replayed rows are answered by both arms sooner or later. Each row counts once, as a pair:
-    repeating a row is no new evidence about the rows to come. Pairs on which the arms disagree
-    are a fair coin if the candidate is as good (McNemar 1947, as an e-process), and the mean
-    difference is bet to lie below `max_quality_drop_ratio`. Live requests are answered once, so
-    they are compared between the arms like errors.
+    Replayed rows are answered by both arms sooner or later. Repeating a row is no new evidence
+    about the rows to come, so each counts once by itself (its first answer, compared between the
+    arms like errors) and once as a pair: pairs on which the arms disagree are a fair coin if the
+    candidate is as good (McNemar 1947, as an e-process), and the mean difference is bet to lie
+    below `max_quality_drop_ratio`. Live requests are answered once, and count by themselves only.
 
     For numbers, "wrong" is an absolute error above the 75th percentile of the baseline's first
     errors; the rows behind that threshold count no further.
@@ -66,6 +66,7 @@ class QualityGuard:
             self._warm_up(seen, loss)
             return
         if seen.judgement.row is None:
+            self._count(seen, is_wrong=loss > self._threshold)
             self._observe_alone(seen, is_wrong=loss > self._threshold)
         else:
             self._observe_pair(seen, seen.judgement.row, float(loss > self._threshold))
@@ -81,11 +82,12 @@ class QualityGuard:
         if len(self._warmup) >= max(wanted, 1):
             self._threshold = float(np.quantile(self._warmup, _ERROR_QUANTILE))
 
+    def _count(self, seen: Observation, *, is_wrong: bool) -> None:
+        self.totals[int(seen.is_candidate)] += 1
+        self.events[int(seen.is_candidate)] += int(is_wrong)
+
     def _observe_alone(self, seen: Observation, *, is_wrong: bool) -> None:
-        arm = int(seen.is_candidate)
-        self.totals[arm] += 1
         if is_wrong:
-            self.events[arm] += 1
             self._harm.update(seen.weight_high, is_candidate=seen.is_candidate)
             self._safe.update(seen.weight_low, is_candidate=seen.is_candidate)
 
@@ -94,13 +96,13 @@ class QualityGuard:
         answers = self._rows.setdefault(row, [-1.0, -1.0])
         if answers[arm] is None or answers[arm] != -1.0:
             return
+        if answers == [-1.0, -1.0]:
+            self._observe_alone(seen, is_wrong=bool(wrong))
+        self._count(seen, is_wrong=bool(wrong))
         answers[arm] = wrong
         first, second = answers
         if first is None or second is None or -1.0 in (first, second):
             return
-        for index, value in enumerate((first, second)):
-            self.totals[index] += 1
-            self.events[index] += int(value)
         self._drop.update(second - first)
         if first != second:
             self._pairs.update(0.5, is_candidate=second > first)
@@ -108,7 +110,9 @@ class QualityGuard:
     @property
     def log_e(self) -> float:
         """Evidence of harm."""
-        return self._pairs.log_e if self._n_labelled else self._harm.log_e
+        if self._n_labelled:
+            return average_log_e([self._pairs.log_e, self._harm.log_e])
+        return self._harm.log_e
 
     @property
     def safe_log_e(self) -> float:
