@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,47 +21,76 @@ from fairlead.measure.windows import CategoryCounts
 
 __all__ = ["CategoryTests", "category_tests"]
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _LISTING_MARGIN = 4.0
 """Standard deviations above the last listed category that are free of the winner's curse."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CategoryTests:
-    """P-values by test, NaN where a test says nothing, and Cohen's w corrected for chance."""
+    """P-values and effects of categorical columns.
 
-    p_values: dict[str, float]
-    cohen_w: float
+    Attributes:
+        p_values: Test → shape (n_columns,); NaN where a test says nothing.
+        cohen_w: Cohen's w of the shares, corrected for chance, shape (n_columns,).
+    """
+
+    p_values: dict[str, Floats]
+    cohen_w: Floats
 
 
 def category_tests(
-    column: ColumnProfile, window: CategoryCounts, limits: DriftLimits
+    counted: Sequence[tuple[ColumnProfile, CategoryCounts]], limits: DriftLimits
 ) -> CategoryTests:
-    """Test one categorical column of a window: shares, unseen categories, missing values."""
-    listed = np.array(list(column.categories.values()), dtype=np.int64)
-    shares, effect = _shares(column, listed, window, limits)
-    n_ref = int(listed.sum()) + column.other_count
-    p_values = {
-        "chi-square": shares,
-        "unseen-categories": _unseen(column, listed, n_ref, window, limits),
-        "missing-values": missing_test(
+    """Test categorical columns of a window: shares, unseen categories, missing values."""
+    listed = [np.array(list(column.categories.values()), dtype=np.int64) for column, _ in counted]
+    shares, effects = _shares(counted, listed, limits)
+    unseen, missing = np.full(len(counted), np.nan), np.full(len(counted), np.nan)
+    for index, (column, window) in enumerate(counted):
+        n_ref = int(listed[index].sum()) + column.other_count
+        unseen[index] = _unseen(column, listed[index], n_ref, window, limits)
+        missing[index] = missing_test(
             column.n_rows - n_ref,
             column.n_rows,
             window.missing,
             window.missing + window.present,
             limits,
-        ),
-    }
-    return CategoryTests(p_values, effect)
+        )
+    p_values = {"chi-square": shares, "unseen-categories": unseen, "missing-values": missing}
+    return CategoryTests(p_values, effects)
 
 
 def _shares(
-    column: ColumnProfile, listed: Ints, window: CategoryCounts, limits: DriftLimits
-) -> tuple[float, float]:
+    counted: Sequence[tuple[ColumnProfile, CategoryCounts]],
+    listed: Sequence[Ints],
+    limits: DriftLimits,
+) -> tuple[Floats, Floats]:
+    """Test the shares of all columns: two bins exactly, more in one chi-square."""
+    tables = [
+        _table(column, counts, window)
+        for (column, window), counts in zip(counted, listed, strict=True)
+    ]
+    width = max(len(before) for before, _ in tables)
+    padded = np.zeros((2, len(tables), max(width, 2)), dtype=np.int64)
+    for index, pair in enumerate(tables):
+        padded[:, index, : len(pair[0])] = pair
+    p_values, effects = chi_square(padded[0], padded[1], limits.min_effect)
+    for index, (before, now) in enumerate(tables):
+        if len(before) == 2:
+            found = two_by_two(
+                int(before[0]), int(before.sum()), int(now[0]), int(now.sum()), limits.min_effect
+            )
+            p_values[index], effects[index] = found.p_value, found.effect
+    return p_values, effects
+
+
+def _table(column: ColumnProfile, listed: Ints, window: CategoryCounts) -> tuple[Ints, Ints]:
+    """Return the counts of the bins that expect enough rows; the rest is the last bin."""
     n_ref, n_cur = int(listed.sum()) + column.other_count, window.present
     if min(n_ref, n_cur) == 0:
-        return float("nan"), 0.0
+        return np.zeros(1, np.int64), np.zeros(1, np.int64)
     pooled = listed + window.listed
     is_own = pooled * min(n_ref, n_cur) >= MIN_EXPECTED * (n_ref + n_cur)
     if column.other_count and len(listed):
@@ -70,14 +100,7 @@ def _shares(
         is_own &= listed >= least + _LISTING_MARGIN * np.sqrt(least)
     before = np.append(listed[is_own], n_ref - listed[is_own].sum())
     now = np.append(window.listed[is_own], n_cur - window.listed[is_own].sum())
-    before, now = _without_a_thin_rest(before, now)
-    if len(before) < 2:
-        return float("nan"), 0.0
-    if len(before) == 2:
-        found = two_by_two(int(before[0]), n_ref, int(now[0]), n_cur, limits.min_effect)
-        return found.p_value, found.effect
-    p_values, effects = chi_square(before[None, :], now[None, :], limits.min_effect)
-    return float(p_values[0]), float(effects[0])
+    return _without_a_thin_rest(before, now)
 
 
 def _without_a_thin_rest(before: Ints, now: Ints) -> tuple[Ints, Ints]:

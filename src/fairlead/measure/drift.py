@@ -8,7 +8,7 @@ why these tests, and how often they alarm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,10 +19,12 @@ from fairlead.core.dataset import Array
 from fairlead.core.profile import ColumnProfile, ReferenceProfile
 from fairlead.measure.categorical_drift import category_tests
 from fairlead.measure.dependence import RelationShift, has_relations, relation_tests
-from fairlead.measure.numeric_drift import NumericTests, numeric_tests
+from fairlead.measure.numeric_drift import numeric_tests
 from fairlead.measure.tails import cauchy_combination, holm
 from fairlead.measure.two_samples import DriftLimits
 from fairlead.measure.windows import (
+    CategoryCounts,
+    NumericCounts,
     NumericReference,
     count_categorical,
     count_numeric,
@@ -33,8 +35,12 @@ __all__ = ["ColumnShift", "DriftLimits", "DriftReference", "WindowDrift", "compa
 
 Floats = NDArray[np.float64]
 
-_SHARES = {"input": 0.6, "relation": 0.2, "output": 0.2}
+_SHARES = {"input": 0.7, "relation": 0.15, "output": 0.15}
 """How the accepted rate of false alarms is divided over the three families of tests."""
+
+_STRICTER = 10
+"""How much stricter the question is whether a shift matters than whether there is one: asked of
+every column on its own, it has no correction for their number."""
 
 _WEIGHTS = {
     "wasserstein": 0.5,
@@ -217,82 +223,120 @@ def _family(
     limits: DriftLimits,
     share: float,
 ) -> list[ColumnShift]:
-    """Test the columns of one role and correct them together."""
-    shifts = _numeric_shifts(reference, role, window, limits)
-    for column in reference.profile.columns:
-        if column.role == role and column.kind == "categorical" and column.name in window:
-            shifts.append(_categorical_shift(column, window[column.name], limits))
+    """Test the columns of one role and correct them together.
+
+    First every column is asked whether it moved at all, at the shared rate of false alarms. The
+    ones that did are asked whether by more than the smallest effect that matters, each at a tenth
+    of that rate, so that a large window does not alarm for trifles.
+    """
+    counted = _Counted.of(reference, role, window)
+    shifts = counted.shifts(replace(limits, min_effect=0.0))
     if not shifts:
         return []
     adjusted = np.minimum(holm(np.array([shift.p_value for shift in shifts])) / share, 1.0)
+    is_drifted = adjusted <= limits.alpha
+    if is_drifted.any() and limits.min_effect > 0:
+        matters = np.array([shift.p_value for shift in counted.shifts(limits)])
+        is_drifted &= matters <= limits.alpha / _STRICTER
     return [
-        replace(shift, p_value=float(p), is_drifted=bool(p <= limits.alpha))
-        for shift, p in zip(shifts, adjusted, strict=True)
+        replace(shift, p_value=float(p), is_drifted=bool(flag))
+        for shift, p, flag in zip(shifts, adjusted, is_drifted, strict=True)
     ]
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """The columns of one role, counted once and tested as often as needed."""
+
+    numeric: NumericReference
+    counts: NumericCounts
+    categorical: tuple[tuple[ColumnProfile, CategoryCounts], ...]
+
+    @classmethod
+    def of(cls, reference: DriftReference, role: str, window: Mapping[str, Array]) -> _Counted:
+        prepared = reference.numeric[role]
+        columns = tuple(column for column in prepared.columns if column.name in window)
+        if len(columns) < len(prepared.columns):
+            prepared = NumericReference.of(columns)
+        categorical = tuple(
+            (column, count_categorical(column, window[column.name]))
+            for column in reference.profile.columns
+            if column.role == role and column.kind == "categorical" and column.name in window
+        )
+        return cls(prepared, count_numeric(prepared, window), categorical)
+
+    def shifts(self, limits: DriftLimits) -> list[ColumnShift]:
+        numeric = _numeric_shifts(self.numeric, self.counts, limits)
+        return numeric + _categorical_shifts(self.categorical, limits)
+
+
 def _numeric_shifts(
-    reference: DriftReference, role: str, window: Mapping[str, Array], limits: DriftLimits
+    reference: NumericReference, counts: NumericCounts, limits: DriftLimits
 ) -> list[ColumnShift]:
-    prepared = reference.numeric[role]
-    columns = tuple(column for column in prepared.columns if column.name in window)
-    if len(columns) < len(prepared.columns):
-        prepared = NumericReference.of(columns)
-    if not columns:
+    if not reference.columns:
         return []
-    counts = count_numeric(prepared, window)
-    tests = numeric_tests(prepared, counts, limits)
-    combined = cauchy_combination(
-        list(tests.p_values.values()), [_WEIGHTS[name] for name in tests.p_values]
-    )
-    methods = _loudest(tests)
+    tests = numeric_tests(reference, counts, limits)
+    combined = _combined(tests.p_values)
+    methods = _loudest(tests.p_values)
+    effects = zip(tests.distance.tolist(), tests.cohen_w.tolist(), strict=True)
+    strange = (counts.under + counts.over) / np.maximum(counts.present, 1)
+    return [
+        ColumnShift(
+            column=column.name,
+            role=column.role,
+            kind="numeric",
+            method=methods[index],
+            p_value=float(combined[index]),
+            effect=max(distance, cohen_w),
+            effect_unit="sd" if distance >= cohen_w else "w",
+            is_drifted=False,
+            missing_before=column.missing_ratio,
+            missing_now=1 - int(counts.present[index]) / counts.n_rows,
+            strange_ratio=float(strange[index]),
+            mean_before=column.mean,
+            mean_now=float(counts.mean[index]),
+        )
+        for index, (column, (distance, cohen_w)) in enumerate(
+            zip(reference.columns, effects, strict=True)
+        )
+    ]
+
+
+def _categorical_shifts(
+    counted: Sequence[tuple[ColumnProfile, CategoryCounts]], limits: DriftLimits
+) -> list[ColumnShift]:
+    if not counted:
+        return []
+    tests = category_tests(counted, limits)
+    combined = _combined(tests.p_values)
+    methods = _loudest(tests.p_values)
     shifts = []
-    for index, column in enumerate(columns):
-        distance, cohen_w = float(tests.distance[index]), float(tests.cohen_w[index])
-        n_present = max(int(counts.present[index]), 1)
+    for index, (column, counts) in enumerate(counted):
+        has_strange = not column.other_count and counts.present > 0
         shifts.append(
             ColumnShift(
                 column=column.name,
                 role=column.role,
-                kind="numeric",
+                kind="categorical",
                 method=methods[index],
                 p_value=float(combined[index]),
-                effect=max(distance, cohen_w),
-                effect_unit="sd" if distance >= cohen_w else "w",
+                effect=float(tests.cohen_w[index]),
+                effect_unit="w",
                 is_drifted=False,
                 missing_before=column.missing_ratio,
-                missing_now=1 - int(counts.present[index]) / counts.n_rows,
-                strange_ratio=int(counts.under[index] + counts.over[index]) / n_present,
-                mean_before=column.mean,
-                mean_now=float(counts.mean[index]),
+                missing_now=counts.missing / max(counts.missing + counts.present, 1),
+                strange_ratio=counts.unlisted / counts.present if has_strange else 0.0,
+                strange_examples=counts.examples if has_strange else (),
             )
         )
     return shifts
 
 
-def _loudest(tests: NumericTests) -> list[str]:
-    names = list(tests.p_values)
-    table = np.stack([np.nan_to_num(tests.p_values[name], nan=2.0) for name in names])
+def _combined(p_values: Mapping[str, Floats]) -> Floats:
+    return cauchy_combination(list(p_values.values()), [_WEIGHTS[name] for name in p_values])
+
+
+def _loudest(p_values: Mapping[str, Floats]) -> list[str]:
+    names = list(p_values)
+    table = np.stack([np.where(np.isnan(p), 2.0, p) for p in p_values.values()])
     return [names[place] for place in table.argmin(axis=0).tolist()]
-
-
-def _categorical_shift(column: ColumnProfile, values: Array, limits: DriftLimits) -> ColumnShift:
-    counts = count_categorical(column, values)
-    tests = category_tests(column, counts, limits)
-    p_values = {name: np.array([p]) for name, p in tests.p_values.items()}
-    combined = cauchy_combination(list(p_values.values()), [_WEIGHTS[name] for name in p_values])
-    has_strange = not column.other_count and counts.present > 0
-    return ColumnShift(
-        column=column.name,
-        role=column.role,
-        kind="categorical",
-        method=min(tests.p_values, key=lambda name: np.nan_to_num(tests.p_values[name], nan=2.0)),
-        p_value=float(combined[0]),
-        effect=tests.cohen_w,
-        effect_unit="w",
-        is_drifted=False,
-        missing_before=column.missing_ratio,
-        missing_now=counts.missing / max(counts.missing + counts.present, 1),
-        strange_ratio=counts.unlisted / counts.present if has_strange else 0.0,
-        strange_examples=counts.examples if has_strange else (),
-    )
