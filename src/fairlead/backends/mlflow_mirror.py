@@ -32,13 +32,23 @@ def mirror_run(run: Run, points: Sequence[MetricPoint], tracking_uri: str) -> Fi
         MissingExtraError: MLflow is not installed.
     """
     with requires("mlflow", needed_by="mirroring runs to MLflow"):
+        from mlflow import environment_variables as variables
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # By default MLflow tries a server that is not there for minutes.
+    for variable, value in (
+        (variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1),
+        (variables.MLFLOW_HTTP_REQUEST_TIMEOUT, 10),
+    ):
+        if not variable.is_set():
+            variable.set(value)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
         mlflow_id = _write(MlflowClient(tracking_uri=tracking_uri), run, points)
-    except (MlflowException, OSError) as exc:
+    except (MlflowException, SQLAlchemyError, OSError) as exc:
         reason = str(exc).splitlines()[0]
         return Finding(
             level="warning",
