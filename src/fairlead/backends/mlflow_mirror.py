@@ -38,10 +38,11 @@ def mirror_run(run: Run, points: Sequence[MetricPoint], tracking_uri: str) -> Fi
     from sqlalchemy.exc import SQLAlchemyError
 
     # By default MLflow tries a server that is not there for minutes.
-    for variable, value in (
-        (variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1),
-        (variables.MLFLOW_HTTP_REQUEST_TIMEOUT, 10),
+    for name, value in (
+        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", 1),
+        ("MLFLOW_HTTP_REQUEST_TIMEOUT", 10),
     ):
+        variable: Any = getattr(variables, name)
         if not variable.is_set():
             variable.set(value)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
