@@ -78,8 +78,8 @@ class Canary:
 
     def look(self) -> Decision | None:
         """Let requests happen, read what became of them, and decide if it is time."""
-        self._check_split()
         self._traffic.advance()
+        self._check_split()
         self._read()
         self._update(
             seconds=self._before_s + self._now() - self._began,
