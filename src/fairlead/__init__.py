@@ -8,10 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fairlead.core.version import __version__
+
 if TYPE_CHECKING:
     from fairlead.api import ask, follow, pack, plan
-
-__version__ = "0.1.0"
 
 __all__ = ["__version__", "ask", "follow", "pack", "plan"]
 

@@ -20,10 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fairlead import __version__
 from fairlead.core.endpoint import Endpoint, TrafficSplit
 from fairlead.core.errors import DataError, NotFoundError, UsageError
 from fairlead.core.values import describe_validation_error
+from fairlead.core.version import __version__
 from fairlead.serve.inference import openinference as oip
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.dataplane import Dataplane, InferenceRequest, retry_after_s
