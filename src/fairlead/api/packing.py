@@ -6,9 +6,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace as replaced
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fairlead.api.context import Context
 from fairlead.backends.datasets import load_dataset
@@ -22,12 +24,12 @@ from fairlead.core.bundle import (
     write_bundle,
 )
 from fairlead.core.dataset import Array, Dataset, bind
-from fairlead.core.errors import ConflictError, ModelError
+from fairlead.core.errors import ConflictError
 from fairlead.core.evidence import Evidence, current_environment
 from fairlead.core.profile import ReferenceProfile
 from fairlead.core.report import Finding, Measure, Outcome, Report, Table
 from fairlead.measure.profile import build_profile, flatten_inputs, flatten_outputs
-from fairlead.measure.quality import evaluate, predicted, run_batches
+from fairlead.measure.quality import evaluate, run_batches
 from fairlead.measure.roles import Roles, find_roles
 
 if TYPE_CHECKING:
@@ -306,9 +308,7 @@ def _doubts(packing: _Packing) -> list[Finding]:
 
 
 def _is_finite_row(array: Array) -> Array:
-    import numpy as np
-
-    return np.isfinite(array.reshape(len(array), -1).astype(np.float64)).all(axis=1)
+    return np.asarray(np.isfinite(array.reshape(len(array), -1).astype(np.float64)).all(axis=1))
 
 
 def _sentence(text: str) -> str:

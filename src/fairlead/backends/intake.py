@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,12 @@ def _from_import(
     reference: str, dataset: Dataset, work: Path, trust: bool, features: Sequence[str]
 ) -> Converted:
     value = load_attribute(reference)
-    if callable(value) and not is_estimator(value) and not is_module(value):
-        value = _made_by(value, reference)
-    elif isinstance(value, type):
+    is_model = is_estimator(value) or is_module(value)
+    if isinstance(value, type) or (callable(value) and not is_model):
         value = _made_by(value, reference)
     if is_module(value):
         return convert_module(value, dataset, work, features=features)
     if is_estimator(value):
-        # Naming the object is the consent to run its code: its types need no second one.
         return convert_estimator(value, dataset, work, trust=trust, features=features)
     raise ModelError(
         f"{reference} is a {type(value).__name__}, neither an estimator nor a torch module",
@@ -125,19 +124,13 @@ def _from_bundle(
             needs_trust=manifest.needs_trust,
             keeps_mlmodel=True,
         )
-    return _replace(
+    return replace(
         converted,
         task=None if manifest.task == "other" else manifest.task,
         classes=manifest.classes or converted.classes,
         changes=(*bundle.provenance.changes, *converted.changes),
         packages={**bundle.provenance.packages, **converted.packages},
     )
-
-
-def _replace(converted: Converted, **changes: Any) -> Converted:  # noqa: ANN401 (fields)
-    import dataclasses
-
-    return dataclasses.replace(converted, **changes)
 
 
 def _from_mlflow(

@@ -37,7 +37,7 @@ class _Model:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ANN401, ARG002
-        """Return a DataFrame for a DataFrame, one column per number; else a dictionary of arrays."""
+        """Return a DataFrame for a DataFrame, one column per number; else arrays by name."""
         is_frame = hasattr(data, "columns")
         feeds = self._feeds(data, is_frame=is_frame)
         values = self._session.run(self._outputs, feeds)
@@ -78,9 +78,9 @@ class _Model:
 
     @staticmethod
     def _cast(array: Any, dtype: Any) -> Any:  # noqa: ANN401
-        if array.dtype == object and len(array) and isinstance(array[0], list | np.ndarray):
+        if array.dtype.kind == "O" and len(array) and isinstance(array[0], list | np.ndarray):
             array = np.stack([np.asarray(row) for row in array])
-        if dtype == object:
+        if dtype.kind == "O":
             flat = ["" if v is None or v != v else str(v) for v in array.ravel().tolist()]
             return np.array(flat, dtype=object).reshape(array.shape)
         if array.dtype.kind == "M":

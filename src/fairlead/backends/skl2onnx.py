@@ -20,6 +20,8 @@ from fairlead.core.signature import STRING
 __all__ = ["Layout", "to_onnx"]
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}
+_NO_ZIPMAP = {"zipmap": False}
+_SCALER = "StandardScaler"
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,90 @@ def to_onnx(estimator: Any, layout: Layout, *, is_classifier: bool) -> Any:  # n
         "bool": types.BooleanTensorType,
         STRING: types.StringTensorType,
     }
-    prepared = _with_empty_text(estimator)
+    prepared = _prepared(estimator)
     _register_boosters(prepared)
-    options = {id(prepared): {"zipmap": False}} if is_classifier else None
     initial = [(name, kinds[dtype]([None, width])) for name, dtype, width in layout.inputs]
-    try:
+
+    def convert(options: dict[int, Any]) -> Any:  # noqa: ANN401 (untyped library)
         with warnings.catch_warnings(), _plain_attributes():
             warnings.simplefilter("ignore")
             return skl2onnx.convert_sklearn(
                 prepared, initial_types=initial, options=options, target_opset=_OPSET
             )
+
+    # Dividing, as scikit-learn does, rounds otherwise than multiplying with the reciprocal.
+    exact = {id(p): {"div": "div"} for p in parts_of(prepared) if type(p).__name__ == _SCALER}
+    try:
+        try:
+            proto = convert({**exact, **({id(prepared): _NO_ZIPMAP} if is_classifier else {})})
+        except NameError:  # a classifier without scores knows no such option
+            proto = convert(exact)
     except Exception as exc:
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
         raise ModelError(
             f"{type(estimator).__name__} cannot be expressed in ONNX: {reason}",
             hint="use estimators that skl2onnx supports",
         ) from exc
+    if any(dtype == "float64" for _, dtype, _ in layout.inputs):
+        _impute_in_double(proto.graph)
+        _run_trees_in_float(proto.graph)
+    return proto
 
 
-def _with_empty_text(estimator: Any) -> Any:  # noqa: ANN401 (an estimator)
-    """Return a copy in which encoders and imputers of text know "" as the missing value."""
+def _impute_in_double(graph: Any) -> None:  # noqa: ANN401 (untyped library)
+    """Replace Imputer nodes, which ONNX Runtime runs in float32 only, by IsNaN and Where."""
+    from onnx import helper, numpy_helper
+
+    nodes = []
+    for node in graph.node:
+        values = {item.name: item for item in node.attribute}
+        is_plain = "imputed_value_floats" in values and np.isnan(
+            values["replaced_value_float"].f if "replaced_value_float" in values else 0.0
+        )
+        if node.op_type != "Imputer" or not is_plain:
+            nodes.append(copy.deepcopy(node))
+            continue
+        source, target = node.input[0], node.output[0]
+        fill = np.array(values["imputed_value_floats"].floats, dtype=np.float64)
+        graph.initializer.append(numpy_helper.from_array(fill, f"{target}_fill"))
+        nodes.append(helper.make_node("IsNaN", [source], [f"{target}_missing"]))
+        parts = [f"{target}_missing", f"{target}_fill", source]
+        nodes.append(helper.make_node("Where", parts, [target]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _run_trees_in_float(graph: Any) -> None:  # noqa: ANN401 (untyped library)
+    """Cast what goes into trees to float32, as scikit-learn and XGBoost do; in place.
+
+    The preprocessing before them keeps its float64, so that no value crosses a threshold by
+    rounding.
+    """
+    from onnx import TensorProto, helper
+
+    nodes = []
+    given = set()
+    for node in graph.node:
+        if node.op_type in {"TreeEnsembleClassifier", "TreeEnsembleRegressor"}:
+            cast = f"{node.input[0]}_as_float"
+            nodes.append(helper.make_node("Cast", [node.input[0]], [cast], to=TensorProto.FLOAT))
+            node.input[0] = cast
+            given.add(node.output[-1])
+        nodes.append(node)
+    kept = [copy.deepcopy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    for value in (*graph.output, *graph.value_info):
+        if value.name in given:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _prepared(estimator: Any) -> Any:  # noqa: ANN401 (an estimator)
+    """Return a copy that skl2onnx can convert and that predicts the same.
+
+    Encoders and imputers of text know "" as the missing value; what skl2onnx stumbles over and
+    predictions do not need is reset.
+    """
     prepared = copy.deepcopy(estimator)
     for part in parts_of(prepared):
         kind = type(part).__name__
@@ -80,6 +146,10 @@ def _with_empty_text(estimator: Any) -> Any:  # noqa: ANN401 (an estimator)
             part.missing_values = ""
         elif kind in {"OneHotEncoder", "OrdinalEncoder", "TargetEncoder"}:
             part.categories_ = [_empty_for_missing(c) for c in getattr(part, "categories_", [])]
+        elif kind == "VotingClassifier":
+            part.flatten_transform = False
+        elif kind == "Booster" and type(part).__module__.startswith("xgboost"):
+            part.feature_names = None
     return prepared
 
 
@@ -159,7 +229,7 @@ def _plain_attributes() -> Iterator[None]:
     onnx 1.23 refuses them, which breaks gradient boosting on histograms; may go when the oldest
     supported skl2onnx writes plain ints.
     """
-    container = importlib.import_module("skl2onnx.common._container")
+    container: Any = importlib.import_module("skl2onnx.common._container")
     original = container.make_node
 
     def make_node(*arguments: Any, **attributes: Any) -> Any:  # noqa: ANN401 (untyped library)

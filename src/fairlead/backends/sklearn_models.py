@@ -90,7 +90,7 @@ def convert_estimator(
     task, classes = _task_of(estimator), _classes_of(estimator)
     reasons: list[str] = []
     for layout in _layouts(estimator, columns):
-        tried = _try_layout(estimator, layout, rows, names, original, work, reasons)
+        tried = _try_layout(estimator, layout, rows, names, original, reasons)
         if tried is None:
             continue
         source, agreement = tried
@@ -105,7 +105,7 @@ def convert_estimator(
             packages=("scikit-learn", "skl2onnx", "xgboost", "lightgbm"),
         )
     kept = _keep(estimator, columns, original, work, trust=trust)
-    why = f"kept as {type(estimator).__name__}, run by scikit-learn: {reasons[-1]}"
+    why = f"kept as {type(estimator).__name__}, run by scikit-learn: {reasons[0]}"
     return Converted(
         kind="pyfunc",
         model_file=_SKOPS_FILE,
@@ -132,12 +132,12 @@ def _features_of(
     return choose_features(dataset, Signature(inputs=(spec,), outputs=()), features)
 
 
-def _task_of(estimator: Any) -> Task | None:  # noqa: ANN401
+def _task_of(estimator: Any) -> Task:  # noqa: ANN401
     from sklearn.base import is_classifier, is_regressor
 
     if is_classifier(estimator):
         return "classification"
-    return "regression" if is_regressor(estimator) else None
+    return "regression" if is_regressor(estimator) else "other"
 
 
 def _classes_of(estimator: Any) -> tuple[str | int, ...]:  # noqa: ANN401
@@ -183,7 +183,6 @@ def _try_layout(
     rows: Dataset,
     names: tuple[str, ...],
     original: Answers,
-    work: Path,
     reasons: list[str],
 ) -> tuple[Any, Agreement] | None:
     is_classifier = _task_of(estimator) == "classification"
@@ -194,7 +193,7 @@ def _try_layout(
         reasons.append(exc.message)
         return None
     if _task_of(estimator) == "regression":
-        answers = Answers(answers.predictions.astype(np.float64))
+        answers = Answers(answers.predictions.astype(np.float64).reshape(-1))
         original = Answers(original.predictions.astype(np.float64).reshape(-1))
     agreement = agreement_of(original, answers)
     if not agreement.is_close:
@@ -208,7 +207,7 @@ def _answers_of_graph(proto: Any, rows: Dataset, names: tuple[str, ...]) -> Answ
     feeds = bind(rows, runner.signature, feature_columns=names)
     outputs = list(run_batches(runner, feeds, 512).values())
     runner.close()
-    predictions = outputs[0].reshape(len(outputs[0]))
+    predictions = outputs[0].reshape(-1)
     scores = outputs[1] if len(outputs) > 1 and outputs[1].ndim == 2 else None
     return Answers(predictions, scores)
 

@@ -19,15 +19,52 @@ _NEEDED_BY = "reading a skops file"
 
 AUDITED = frozenset(
     {
+        "collections.OrderedDict",
+        "lightgbm.basic.Booster",
+        "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRegressor",
         "numpy.dtype",
-        "sklearn.tree._tree.Tree",
+        "numpy.mean",
+        "scipy._lib.array_api_compat.numpy._aliases.asarray",
+        "scipy.interpolate._bsplines.BSpline",
+        "sklearn._loss.loss.HalfTweedieLoss",
+        "sklearn._loss.loss.HalfTweedieLossIdentity",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+        "sklearn.cluster._bisect_k_means._BisectingTree",
+        "sklearn.cluster._kmeans._kmeans_single_elkan",
+        "sklearn.cluster._kmeans._kmeans_single_lloyd",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._univariate_selection.chi2",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.feature_selection._univariate_selection.f_regression",
+        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+        "sklearn.gaussian_process.kernels.ConstantKernel",
+        "sklearn.gaussian_process.kernels.Matern",
+        "sklearn.gaussian_process.kernels.Product",
+        "sklearn.gaussian_process.kernels.RBF",
+        "sklearn.gaussian_process.kernels.Sum",
+        "sklearn.gaussian_process.kernels.WhiteKernel",
+        "sklearn.metrics._dist_metrics.EuclideanDistance",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+        "sklearn.utils._bunch.Bunch",
+        "xgboost.core.Booster",
+        "xgboost.sklearn.XGBClassifier",
+        "xgboost.sklearn.XGBRegressor",
     }
 )
 """Types that skops does not trust by default and that are safe here.
 
-A dtype holds no code. Trees hold none either, but their nodes point at one another by index, and
-scikit-learn follows them without looking at the bounds; `_check_trees` does.
+They hold numbers and settings, or are functions that are named and not called; boosters read their
+own format, as they do from a file. Trees are compiled
+code that follows indices without looking at the bounds; `_check_trees` does, before anything is
+predicted.
 """
 
 
@@ -128,42 +165,53 @@ def parts_of(value: Any) -> Iterator[Any]:  # noqa: ANN401 (an estimator)
 
 def _check_trees(estimator: Any, path: Path) -> None:  # noqa: ANN401 (an estimator)
     for part in parts_of(estimator):
-        kind = type(part).__name__
-        if kind == "Tree" and not _is_sound_tree(part):
-            raise _damaged(path)
-        if kind == "TreePredictor" and not _is_sound_predictor(part):
-            raise _damaged(path)
+        check = _SOUND.get(type(part).__name__)
+        if check is not None and not check(part):
+            raise ModelError(
+                f"{path} holds a {type(part).__name__} whose nodes point outside of it",
+                hint="the file is damaged: save the estimator again",
+            )
 
 
 def _is_sound_tree(tree: Any) -> bool:  # noqa: ANN401 (a Cython object)
     left, right = tree.children_left, tree.children_right
-    is_leaf = left == -1
+    own = np.flatnonzero(left != -1)
     return bool(
-        np.all(left[~is_leaf] < tree.node_count)
-        and np.all(right[~is_leaf] < tree.node_count)
-        and np.all(left[~is_leaf] > np.flatnonzero(~is_leaf))
-        and np.all(right[~is_leaf] > np.flatnonzero(~is_leaf))
-        and np.all(tree.feature[~is_leaf] >= 0)
-        and np.all(tree.feature[~is_leaf] < tree.n_features)
+        _is_within(left[own], own + 1, tree.node_count)
+        and _is_within(right[own], own + 1, tree.node_count)
+        and _is_within(tree.feature[own], 0, tree.n_features)
     )
 
 
 def _is_sound_predictor(predictor: Any) -> bool:  # noqa: ANN401 (untyped library)
     nodes = predictor.nodes
-    inner = nodes[nodes["is_leaf"] == 0]
     own = np.flatnonzero(nodes["is_leaf"] == 0)
-    bitsets = predictor.raw_left_cat_bitsets
+    inner = nodes[own]
+    sets = inner["bitset_idx"][inner["is_categorical"] != 0]
     return bool(
-        np.all(inner["left"] > own)
-        and np.all(inner["left"] < len(nodes))
-        and np.all(inner["right"] > own)
-        and np.all(inner["right"] < len(nodes))
-        and np.all(inner["bitset_idx"][inner["is_categorical"] != 0] < len(bitsets))
+        _is_within(inner["left"].astype(np.int64), own + 1, len(nodes))
+        and _is_within(inner["right"].astype(np.int64), own + 1, len(nodes))
+        and _is_within(sets, 0, len(predictor.raw_left_cat_bitsets))
     )
 
 
-def _damaged(path: Path) -> ModelError:
-    return ModelError(
-        f"{path} holds a decision tree whose nodes point outside of it",
-        hint="the file is damaged: save the estimator again",
+def _is_sound_neighbour_tree(tree: Any) -> bool:  # noqa: ANN401 (a Cython object)
+    data, index, nodes, _ = tree.get_arrays()
+    return bool(
+        len(index) == len(data)
+        and _is_within(index, 0, len(data))
+        and _is_within(nodes["idx_start"], 0, len(data) + 1)
+        and _is_within(nodes["idx_end"], 0, len(data) + 1)
     )
+
+
+def _is_within(values: Any, low: Any, end: int) -> bool:  # noqa: ANN401 (arrays)
+    return bool(np.all(values >= low) and np.all(values < end))
+
+
+_SOUND = {
+    "Tree": _is_sound_tree,
+    "TreePredictor": _is_sound_predictor,
+    "KDTree": _is_sound_neighbour_tree,
+    "BallTree": _is_sound_neighbour_tree,
+}

@@ -62,6 +62,8 @@ def agreement_of(original: Answers, converted: Answers) -> Agreement:
     that are missing in one and not in the other count as infinitely far apart.
     """
     n_rows = len(original.predictions)
+    if original.predictions.size != converted.predictions.size:
+        return Agreement(n_rows, n_rows, float("inf"))
     if original.predictions.dtype.kind == "f" and converted.predictions.dtype.kind == "f":
         values = original.predictions.astype(np.float64)
         spread = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0

@@ -193,7 +193,7 @@ def row_scores(
 
     Returns:
         Shape (n_rows,), float64: 1 or 0 for classification, minus the absolute error for
-        regression.
+        regression; a row without a finite prediction counts as the worst row.
 
     Raises:
         DataError: The labels do not fit the model.
@@ -201,8 +201,15 @@ def row_scores(
     truth = matched_labels(manifest, labels)
     guess = predicted(manifest, outputs)
     if manifest.task == "regression":
-        return np.asarray(-np.abs(guess - truth), dtype=np.float64)
+        return _no_better_than_worst(-np.abs(guess.astype(np.float64) - truth))
     return np.asarray(guess == truth, dtype=np.float64)
+
+
+def _no_better_than_worst(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give rows without a finite prediction the score of the worst row that has one."""
+    is_known = np.isfinite(scores)
+    worst = float(scores[is_known].min()) if is_known.any() else 0.0
+    return np.where(is_known, scores, worst)
 
 
 def evaluate(
@@ -218,7 +225,8 @@ def evaluate(
 
     Returns:
         Classification: accuracy first, macro F1, then log-loss where the scores are
-        probabilities and ROC AUC where there are two classes. Regression: R², RMSE, MAE.
+        probabilities and ROC AUC where there are two classes. Regression: R², RMSE, MAE over the
+        rows with a finite prediction; their sample size says how many these are.
 
     Raises:
         DataError: The labels do not fit the model.
@@ -226,7 +234,13 @@ def evaluate(
     truth = matched_labels(manifest, labels)
     guess = predicted(manifest, outputs)
     if manifest.task == "regression":
-        scores = regression_scores(guess.astype(np.float64), truth.astype(np.float64))
+        is_known = np.isfinite(guess.astype(np.float64)) & np.isfinite(truth)
+        if not is_known.any():
+            raise ModelError(
+                f"{manifest.name} gives no finite number on any of {len(truth)} rows",
+                hint="fill missing values, or pack the pipeline that fills them with the model",
+            )
+        scores = regression_scores(guess[is_known].astype(np.float64), truth[is_known])
     else:
         table = None
         if manifest.score_output is not None and manifest.classes:

@@ -65,6 +65,9 @@ def find_roles(
     found = _sort_outputs(outputs)
     if task == "regression" and found.values:
         return Roles("regression", (), found.values[0], None)
+    if task == "other":
+        main = next(iter((*found.labels, *found.values, *outputs)), "")
+        return Roles("other", (), main, None)
     if found.labels and task != "regression" and not _is_measured(labels, found, task):
         return _labelled(outputs, found, task, tuple(classes or ()), labels)
     if found.tables:
@@ -189,10 +192,11 @@ def _classes_of(labels: Array, width: int, name: str) -> tuple[Classes, tuple[st
         order = ", ".join(repr(value) for value in distinct[:_SHOWN])
         return tuple(distinct), (f"score columns are taken to be in sorted order: {order}",)
     shown = ", ".join(repr(value) for value in distinct[:_SHOWN])
+    shown += ", …" if len(distinct) > _SHOWN else ""
     raise DataError(
-        f"the labels hold {len(distinct)} classes ({shown}{', …' if len(distinct) > _SHOWN else ''}), "
+        f"the labels hold {len(distinct)} classes ({shown}), "
         f"but the model's output `{name}` has {width} scores per row",
-        hint="name the right column with --labels; whole numbers are read as score columns from 0",
+        hint="check --labels; whole numbers are read as the number of the score, from 0",
     )
 
 
