@@ -173,7 +173,7 @@ def dtypes_bundle(target: Path) -> Bundle:
     )
 
 
-def slow_bundle(target: Path, *, size: int = 900, rounds: int = 12) -> Bundle:
+def slow_bundle(target: Path, *, size: int = 500, rounds: int = 12) -> Bundle:
     """Multiplies big matrices for a while; `y` is the sum of `x` over its four columns."""
     big = np.eye(size, dtype=np.float32)
     nodes = [helper.make_node("MatMul", ["x", "spread"], ["h0"])]
