@@ -16,8 +16,8 @@ def print_answer(answer: Route | Question | Redirect, *, to_stderr: bool = False
     console = Console(stderr=to_stderr, highlight=False)
     for line in _head(answer):
         console.print(line)
-    for line in _grounds(answer):
-        console.print(Text(line, style="dim"))
+    for ground in _grounds(answer):
+        console.print(Text(ground, style="dim"))
 
 
 def _head(answer: Route | Question | Redirect) -> list[Text]:
