@@ -27,6 +27,7 @@ def plan(
     labels: str | None = None,
     answers: Sequence[str] = (),
     stream: str | None = None,
+    name: str | None = None,
     context: Context | None = None,
 ) -> Plan:
     """Turn a problem in the user's words into steps on the user's own model.
@@ -38,6 +39,7 @@ def plan(
         labels: Column of the labels; without it quality is agreement with the original.
         answers: Answers to the router's questions, in order.
         stream: Rows that the monitoring step sends and watches.
+        name: Name of the model and the service; from the file's name when None.
         context: Workspace and progress; opened from the environment when None.
 
     Raises:
@@ -64,7 +66,7 @@ def plan(
         model=model,
         data=data,
         labels=labels,
-        steps=_steps(answer, Path(model).stem if ":" not in model else "model", stream),
+        steps=_steps(answer, name or _name_of(model), stream),
     )
 
 
@@ -100,6 +102,10 @@ def _missing_candidate(skills: Sequence[str]) -> list[str]:
 
 def _after_candidate(wanted: Mapping[str, str]) -> list[str]:
     return [skill for skill in wanted if skill in {_ROLLOUT, "model-serving-patterns"}]
+
+
+def _name_of(model: str) -> str:
+    return Path(model).stem if Path(model).exists() else "model"
 
 
 def _service_name(name: str) -> str:

@@ -20,7 +20,7 @@ from fairlead.core.plan import PlanStep, StepResult
 from fairlead.core.ports import Array
 from fairlead.core.report import Finding, Measure, Outcome, Report, Verdict
 from fairlead.core.signal import Signal
-from fairlead.observe.debugging import DebuggingConfig, diagnose_slices
+from fairlead.observe.debugging import DebuggingConfig, Diagnosis, diagnose_slices
 from fairlead.observe.monitoring import MonitoringConfig, monitor
 
 __all__ = ["watch"]
@@ -95,19 +95,19 @@ def _drill(scene: _Scene, control: Outcome[Signal]) -> Report:
     return report.model_copy(update={"findings": (note, *report.findings)})
 
 
-def _worst_slices(scene: _Scene, rows: Dataset) -> Report | None:
+def _worst_slices(scene: _Scene, rows: Dataset) -> Outcome[Diagnosis] | None:
     if rows.labels is None or scene.bundle.manifest.task == "other":
         return None
     outcome = diagnose_slices(
         scene.bundle, rows, DebuggingConfig(), trust=scene.bundle.manifest.needs_trust
     )
-    return scene.bench.context.record(outcome).report
+    return scene.bench.context.record(outcome)
 
 
 def _joined(
     control: Outcome[Signal],
     seen: Outcome[Signal],
-    slices: Report | None,
+    slices: Outcome[Diagnosis] | None,
     summary: str,
     verdict: Verdict,
 ) -> Report:
@@ -119,8 +119,8 @@ def _joined(
         else f"the plan's own rows raise an alert: {control.report.summary}",
     )
     drifted = [drift.column for drift in seen.noun.drifted]
-    worst = slices.details.get("worst_slice") if slices is not None else None
-    parts = [seen.report, *([] if slices is None else [slices])]
+    worst = slices.noun.slices[0].text if slices is not None and slices.noun.slices else None
+    parts = [seen.report, *([] if slices is None else [slices.report])]
     return Report(
         skill=_SKILL,
         title="Watch",

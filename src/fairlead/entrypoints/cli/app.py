@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
 from fairlead.entrypoints.cli import demo, front, guides, mlops, optimize, serve
+from fairlead.entrypoints.cli.mcp import mcp_command
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
 
@@ -44,6 +45,7 @@ def root(
 
 front.register(app)
 app.command("pack")(pack_command)
+app.command("mcp")(mcp_command)
 app.add_typer(demo.app, name="demo")
 app.add_typer(guides.app, name="guides")
 app.add_typer(optimize.app, name="optimize")

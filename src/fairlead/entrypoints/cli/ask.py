@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from fairlead.core.errors import NotFoundError, UsageError, WorkspaceError
-from fairlead.entrypoints.cli.door import JsonFlag, show, talk
+from fairlead.entrypoints.cli.door import JsonFlag, progress, show, talk
 
 if TYPE_CHECKING:
     from fairlead.api.feedback import Asked, Label
+    from fairlead.api.routing import Consultation
     from fairlead.router import Answer, Question
 
-__all__ = ["Answers", "Sources", "ask_command", "converse"]
+__all__ = ["Answers", "Given", "ask_command", "converse"]
 
 Answers = Annotated[
     list[str] | None,
@@ -34,27 +35,21 @@ _SHOWN_ERRORS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """What measurements may be read from, or taken on.
-
-    Attributes:
-        model: Reference of a model or bundle.
-        data: Reference of rows.
-        labels: Column of the labels.
-        url: Address or name of a running service.
-        is_measured: Whether missing measurements are taken.
-    """
+class Given:
+    """What measurements may be read from, or taken on; see `fairlead.ask`."""
 
     model: str | None = None
     data: str | None = None
     labels: str | None = None
     url: str | None = None
-    is_measured: bool = False
+    slo_ms: float | None = None
+    trust: bool = False
+    measure: bool = False
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing was given."""
-        return self == Sources()
+    def is_nothing(self) -> bool:
+        """Whether no option was given."""
+        return self == Given()
 
 
 def ask_command(
@@ -70,6 +65,13 @@ def ask_command(
     url: Annotated[
         str | None, typer.Option(help="Running service to measure: its URL, or its name.")
     ] = None,
+    slo_ms: Annotated[
+        float | None,
+        typer.Option("--slo-ms", min=0.001, help="Longest time a request may take, in ms."),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run code that came with the model to measure it.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Take the measurement that is missing, then answer.")
     ] = False,
@@ -87,13 +89,13 @@ def ask_command(
     json_: JsonFlag = False,
 ) -> None:
     """Name the concern behind a problem, or ask the one question that decides it."""
-    sources = Sources(model, data, labels, url, measure)
+    given = Given(model, data, labels, url, slo_ms, trust, measure)
     answers = list(answer or [])
     if batch is not None:
-        _check_alone("--batch", text, answers, sources, correct)
+        _check_alone("--batch", text, answers, given, correct)
         _answer_batch(batch, as_json=json_)
     elif text is None and correct is not None:
-        _check_alone("--correct without a text", None, answers, sources, None)
+        _check_alone("--correct without a text", None, answers, given, None)
         _correct_last(correct, as_json=json_)
     elif text is None:
         raise UsageError(
@@ -101,13 +103,13 @@ def ask_command(
             hint='write it in quotes: fairlead ask "my model is slow", or - to read stdin',
         )
     else:
-        _answer_one(_text_of(text), answers, sources, correct, as_json=json_)
+        _answer_one(_text_of(text), answers, given, correct, as_json=json_)
 
 
 def _check_alone(
-    option: str, text: str | None, answers: list[str], sources: Sources, correct: str | None
+    option: str, text: str | None, answers: list[str], given: Given, correct: str | None
 ) -> None:
-    if text is not None or answers or correct is not None or not sources.is_empty:
+    if text is not None or answers or correct is not None or not given.is_nothing:
         raise UsageError(
             f"{option} stands alone", hint="leave the text and the options about one problem out"
         )
@@ -132,20 +134,27 @@ def _text_of(argument: str) -> str:
 
 
 def _answer_one(
-    text: str, answers: list[str], sources: Sources, correct: str | None, *, as_json: bool
+    text: str, answers: list[str], given: Given, correct: str | None, *, as_json: bool
 ) -> None:
     from fairlead.api.feedback import parse_label
     from fairlead.api.routing import answer_document
 
     label = None if correct is None else parse_label(correct)
-    result = converse(text, answers, sources, is_silent=as_json)
+    result = converse(text, answers, given, is_silent=as_json)
     if as_json:
         show(answer_document(result))
     else:
         from fairlead.entrypoints.render.answers import print_answer
 
-        print_answer(result)
-    _remember(result, label)
+        print_answer(result.answer)
+        _tell_measured(result)
+    _remember(result.answer, label)
+
+
+def _tell_measured(result: Consultation) -> None:
+    for item in result.taken:
+        value = f"{item.value:.4g} {item.unit}"
+        talk().print(f"measured now: {item.metric} = {value} ({item.method})", markup=False)
 
 
 def _remember(result: Answer, label: Label | None) -> None:
@@ -169,32 +178,43 @@ def _remember(result: Answer, label: Label | None) -> None:
         _thank(correct(label, context, asked=asked))
 
 
-def converse(text: str, answers: list[str], sources: Sources, *, is_silent: bool) -> Answer:
+def converse(text: str, answers: list[str], given: Given, *, is_silent: bool) -> Consultation:
     """Ask, and in a terminal go on asking until the router has decided.
 
     Args:
         text: The problem.
         answers: The answers so far; what is said in the dialogue is appended.
-        sources: Where measurements may come from.
+        given: Where measurements may come from.
         is_silent: Never prompt.
     """
     from fairlead.router import Question
 
-    result = _ask(text, answers, sources)
-    while isinstance(result, Question) and not is_silent and _is_terminal():
-        result = _next(result, text, answers, sources)
+    result = _ask(text, answers, given)
+    while isinstance(result.answer, Question) and not is_silent and _is_terminal():
+        result = _next(result.answer, text, answers, given)
     return result
 
 
-def _ask(text: str, answers: list[str], sources: Sources) -> Answer:
-    from fairlead.api.routing import ask
+def _ask(text: str, answers: list[str], given: Given) -> Consultation:
+    from fairlead.api.context import Context
+    from fairlead.api.evidence_reading import Sources
+    from fairlead.api.routing import consult
 
-    if sources.is_empty:
-        return ask(text, answers=answers)
-    return ask(text, answers=answers, model=sources.model)
+    sources = Sources(given.model, given.data, given.labels, given.url, given.slo_ms, given.trust)
+    with progress() as bars:
+        try:
+            context = Context.open(progress=bars)
+        except WorkspaceError:
+            # Words alone need no workspace.
+            if not given.is_nothing:
+                raise
+            context = None
+        return consult(
+            text, answers=answers, sources=sources, measure=given.measure, context=context
+        )
 
 
-def _next(question: Question, text: str, answers: list[str], sources: Sources) -> Answer:
+def _next(question: Question, text: str, answers: list[str], given: Given) -> Consultation:
     """Put a question to the person in front of the terminal until the answer fits."""
     from fairlead.entrypoints.render.answers import print_answer
 
@@ -202,7 +222,7 @@ def _next(question: Question, text: str, answers: list[str], sources: Sources) -
     while True:
         reply = typer.prompt(f"answer (1-{len(question.options)}, or in your words)", err=True)
         try:
-            result = _ask(text, [*answers, reply], sources)
+            result = _ask(text, [*answers, reply], given)
         except UsageError as exc:
             talk().print(f"{exc.message}; {exc.hint}", markup=False)
             continue

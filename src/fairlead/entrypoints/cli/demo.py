@@ -70,6 +70,7 @@ def run(
             labels="label",
             answers=("cloud",),
             stream=str(material.shifted),
+            name="digits",
             context=context,
         )
         path = folder / "plan.toml"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fairlead.core.errors import PlanError
-from fairlead.entrypoints.cli.ask import Answers, Sources, ask_command, converse
+from fairlead.entrypoints.cli.ask import Answers, Given, ask_command, converse
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
 
 __all__ = ["register"]
@@ -32,6 +32,7 @@ def plan_command(
     stream: Annotated[
         str | None, typer.Option(help="Rows the monitoring step sends and watches.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model and the service.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan to write.")] = Path(
         "plan.toml"
     ),
@@ -41,8 +42,16 @@ def plan_command(
     from fairlead.api import plan, write_plan
 
     answers = list(answer or [])
-    converse(text, answers, Sources(model=model), is_silent=json_)
-    made = plan(text, model=model, data=data, labels=labels, answers=answers, stream=stream)
+    converse(text, answers, Given(model=model), is_silent=json_)
+    made = plan(
+        text,
+        model=model,
+        data=data,
+        labels=labels,
+        answers=answers,
+        stream=stream,
+        name=name,
+    )
     write_plan(made, output)
     if json_:
         show({"plan": made.model_dump(mode="json"), "path": str(output)})

@@ -41,7 +41,7 @@ def render_report(report: Report) -> RenderableType:
 def _measures(measures: tuple[Measure, ...]) -> RichTable:
     has_baseline = any(item.baseline is not None for item in measures)
     table = RichTable(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    table.add_column("measure", overflow="fold")
+    table.add_column("measure", no_wrap=True)
     table.add_column("value", justify="right")
     if has_baseline:
         table.add_column("baseline", justify="right")
