@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fairlead.core.bundle import BundleManifest
 from fairlead.core.ports import Array, Feeds
@@ -10,8 +10,7 @@ from fairlead.core.ports import Array, Feeds
 __all__ = ["LoggedRequest"]
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedRequest:
+class LoggedRequest(NamedTuple):
     """One request of one or more rows, as arrays; the fields are those of `Prediction`."""
 
     id: str

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fairlead.backends.arrow import array_from_arrow
 from fairlead.backends.logged_request import LoggedRequest
 from fairlead.backends.services import check_service_name
+from fairlead.core.bundle import BundleManifest
 from fairlead.core.dataset import Array, Dataset
 from fairlead.core.errors import FairleadError
 from fairlead.core.files import translated_os_errors, write_bytes
@@ -58,6 +59,7 @@ def prepare_folder(folder: Path, service: str) -> None:
     Raises:
         WorkspaceError: It cannot be written.
     """
+    import pyarrow.acero
     import pyarrow.parquet  # noqa: F401
 
     target = folder / check_service_name(service)
@@ -101,50 +103,53 @@ def _write(table: pa.Table, sink: pa.BufferOutputStream) -> None:
 
 
 def _table(entries: Sequence[LoggedRequest | Prediction]) -> pa.Table:
+    loose = [entry for entry in entries if isinstance(entry, Prediction)]
+    requests = [entry for entry in entries if isinstance(entry, LoggedRequest)]
+    # All entries are of one version, so one manifest speaks for all.
+    is_regular = bool(requests) and _is_regular(requests[0].manifest)
     groups: dict[object, list[LoggedRequest]] = {}
-    loose: list[Prediction] = []
-    for entry in entries:
-        if isinstance(entry, Prediction):
-            loose.append(entry)
-        else:
-            groups.setdefault(_shape_key(entry), []).append(entry)
+    for request in requests:
+        groups.setdefault(_shape_key(request, is_regular=is_regular), []).append(request)
     tables = [_table_of_requests(group) for group in groups.values()]
     if loose:
         tables.append(_table_of_predictions(loose))
     return _joined(tables) if len(tables) > 1 else tables[0]
 
 
-def _shape_key(request: LoggedRequest) -> object:
+def _shape_key(request: LoggedRequest, *, is_regular: bool) -> object:
+    """Requests of equal key can be put below one another."""
     outputs = request.outputs
+    if is_regular:
+        return outputs is None
     return (
         tuple(array.shape[1:] for array in request.feeds.values()),
         None if outputs is None else tuple(array.shape[1:] for array in outputs.values()),
     )
 
 
+def _is_regular(manifest: BundleManifest) -> bool:
+    """Say whether rows of all requests have one shape."""
+    specs = (*manifest.signature.inputs, *manifest.signature.outputs)
+    return all(-1 not in spec.shape[1:] for spec in specs)
+
+
 def _table_of_requests(requests: Sequence[LoggedRequest]) -> pa.Table:
     import pyarrow as pa
 
-    counts = np.array([request.n_rows for request in requests])
-    columns: dict[str, Any] = {"id": pa.array(_row_ids(requests), pa.string())}
-    at = np.array([request.at for request in requests]) * 1e6
-    columns["at"] = pa.array(np.repeat(at.astype("int64").astype("datetime64[us]"), counts))
-    columns["at"] = columns["at"].cast(pa.timestamp("us", tz="UTC"))
+    fields = dict(zip(LoggedRequest._fields, zip(*requests, strict=True), strict=True))
+    fields["model"] = (requests[0].manifest.name,) * len(requests)
+    counts = np.array(fields["n_rows"])
+    at = (np.array(fields["at"]) * 1e6).astype("int64").astype("datetime64[us]")
+    columns: dict[str, Any] = {
+        "id": pa.array(_row_ids(requests), pa.string()),
+        "at": pa.array(np.repeat(at, counts)).cast(pa.timestamp("us", tz="UTC")),
+    }
+    repeated = None if counts.max() == 1 else pa.array(np.repeat(np.arange(len(counts)), counts))
     for name in _FIELDS:
-        values = [_field(request, name) for request in requests]
-        columns[name] = pa.array(values) if counts.max() == 1 else _repeated(values, counts)
+        column = pa.array(fields[name])
+        columns[name] = column if repeated is None else column.take(repeated)
     columns.update(_flattened(requests))
     return pa.table(columns)
-
-
-def _field(request: LoggedRequest, name: str) -> object:
-    return request.manifest.name if name == "model" else getattr(request, name)
-
-
-def _repeated(values: list[Any], counts: NDArray[np.int64]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(values).take(pa.array(np.repeat(np.arange(len(values)), counts)))
 
 
 def _row_ids(requests: Iterable[LoggedRequest]) -> list[str]:

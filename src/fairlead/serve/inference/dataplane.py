@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fairlead.core.errors import NotFoundError, OverloadedError, SignatureError
 from fairlead.core.ports import Array, Feeds
@@ -24,8 +24,7 @@ __all__ = ["Answer", "Dataplane", "InferenceRequest"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(NamedTuple):
     """What a transport understood of a request.
 
     Attributes:
@@ -45,8 +44,7 @@ class InferenceRequest:
     is_probe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a transport sends back.
 
     Attributes:

@@ -1,9 +1,14 @@
-"""What Prometheus may ask of a server, in a registry of its own."""
+"""What Prometheus may ask of a server, in a registry of its own.
+
+Requests are tallied in plain lists, a microsecond each, and become metric families only when
+somebody asks. Everything happens in the event loop's thread, so nothing needs a lock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.extras import requires
@@ -14,15 +19,47 @@ if TYPE_CHECKING:
 
 __all__ = ["ServingMetrics"]
 
-_SECONDS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-)  # fmt: skip
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_ARM = ("model", "version", "arm")
+_MS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4)
+_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+class _Tally:
+    """A histogram: how many values fell into each bucket, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self, unit: float) -> list[tuple[str, float]]:
+        """Return cumulated counts by upper bound, the bounds divided by `unit`."""
+        found: list[tuple[str, float]] = []
+        count = 0
+        for bound, here in zip((*self.bounds, None), self.counts, strict=True):
+            count += here
+            found.append(("+Inf" if bound is None else repr(bound / unit), float(count)))
+        return found
+
+
+class _ArmTally:
+    """What is tallied of one arm."""
+
+    __slots__ = ("batch", "queue", "rows", "run", "total")
+
+    def __init__(self) -> None:
+        self.total, self.queue, self.run = _Tally(_MS), _Tally(_MS), _Tally(_MS)
+        self.batch = _Tally(_ROWS)
+        self.rows = 0
 
 
 class ServingMetrics:
-    """Counts and times requests; children of each arm are looked up once."""
+    """Counts and times requests."""
 
     def __init__(self, service: str, logged: Callable[[], tuple[int, int]]) -> None:
         """Create the metrics.
@@ -37,80 +74,101 @@ class ServingMetrics:
         with requires("serve", needed_by="measuring a server"):
             import prometheus_client as prom
 
-        # Prometheus derives the start of a series itself; one line less per child.
-        prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._service = service
-        self.registry = prom.CollectorRegistry()
-        made: dict[str, Any] = {"registry": self.registry}
-        self._requests = prom.Counter(
-            "fairlead_requests", "Requests by how they ended.", (*_ARM, "status"), **made
-        )
-        self._total = prom.Histogram(
-            "fairlead_request_duration_seconds", "From arrival to answer.", _ARM,
-            buckets=_SECONDS, **made,
-        )  # fmt: skip
-        self._queue = prom.Histogram(
-            "fairlead_queue_duration_seconds", "Waiting for the model.", _ARM,
-            buckets=_SECONDS, **made,
-        )  # fmt: skip
-        self._run = prom.Histogram(
-            "fairlead_run_duration_seconds", "The model running.", _ARM, buckets=_SECONDS, **made
-        )
-        self._batch = prom.Histogram(
-            "fairlead_batch_rows", "Rows that ran together.", _ARM, buckets=_ROWS, **made
-        )
-        self._rows = prom.Counter("fairlead_rows", "Rows that were predicted.", _ARM, **made)
-        written = prom.Counter("fairlead_predictions_logged", "Predictions written.", **made)
-        dropped = prom.Counter(
-            "fairlead_predictions_dropped", "Predictions that could not be written.", **made
-        )
-        self._weight = prom.Gauge(
-            "fairlead_traffic_weight", "Share of the requests.", ("model", "arm"), **made
-        )
-        self._pending = prom.Gauge(
-            "fairlead_pending_requests", "Requests that wait or run.", ("model", "arm"), **made
-        )
-        prom.ProcessCollector(registry=self.registry)
-        self._logs = (written, dropped)
         self._logged = logged
-        self._told = [0, 0]
+        self._arms: dict[tuple[str, str], _ArmTally] = {}
+        self._requests: Counter[tuple[str, str, int]] = Counter()
+        self._dataplane: Dataplane | None = None
+        self.registry = prom.CollectorRegistry()
+        self.registry.register(self)
+        prom.ProcessCollector(registry=self.registry)
         self._render = prom.generate_latest
         self.content_type: str = prom.CONTENT_TYPE_LATEST
-        self._timers = lru_cache(16)(self._bind_arm)
-        self._counter = lru_cache(512)(self._bind_status)
 
     def observe(self, served: ServedRequest) -> None:
         """Count one request that an arm took."""
-        arm = served.arm
-        self._counter(arm.version, arm.name, served.status).inc()
-        total, queue, run, batch, rows = self._timers(arm.version, arm.name)
-        total.observe(served.total_ms / 1e3)
+        key = (served.arm.version, served.arm.name)
+        self._requests[(*key, served.status)] += 1
+        tally = self._arms.get(key)
+        if tally is None:
+            tally = self._arms[key] = _ArmTally()
+        tally.total.add(served.total_ms)
         if served.status != 200:
             return
-        queue.observe(served.queue_ms / 1e3)
-        run.observe(served.run_ms / 1e3)
-        batch.observe(served.batch_rows)
-        rows.inc(served.n_rows)
+        tally.queue.add(served.queue_ms)
+        tally.run.add(served.run_ms)
+        tally.batch.add(served.batch_rows)
+        tally.rows += served.n_rows
 
     def count_rejected(self, status: int) -> None:
         """Count one request that no arm took."""
-        self._counter("", "none", status).inc()
+        self._requests["", "none", status] += 1
 
     def render(self, dataplane: Dataplane) -> bytes:
         """Return everything in Prometheus's text format."""
-        split = dataplane.traffic.split
-        for name, arm in dataplane.arms.items():
-            self._weight.labels(self._service, name).set(split.weights.get(name, 0.0))
-            self._pending.labels(self._service, name).set(arm.queue.n_pending)
-        for index, value in enumerate(self._logged()):
-            self._logs[index].inc(value - self._told[index])
-            self._told[index] = value
+        self._dataplane = dataplane
         return bytes(self._render(self.registry))
 
-    def _bind_arm(self, version: str, arm: str) -> tuple[Any, ...]:
-        names = (self._service, version, arm)
-        families = (self._total, self._queue, self._run, self._batch, self._rows)
-        return tuple(family.labels(*names) for family in families)
+    def collect(self) -> Iterator[Any]:
+        """Yield the metric families; called by `prometheus_client`."""
+        from prometheus_client.core import CounterMetricFamily
 
-    def _bind_status(self, version: str, arm: str, status: int) -> Any:  # noqa: ANN401 (untyped)
-        return self._requests.labels(self._service, version, arm, str(status))
+        requests = CounterMetricFamily(
+            "fairlead_requests",
+            "Requests by how they ended.",
+            labels=("model", "version", "arm", "status"),
+        )
+        for (version, arm, status), count in sorted(self._requests.items()):
+            requests.add_metric((self._service, version, arm, str(status)), count)
+        yield requests
+        yield from self._times()
+        written, dropped = self._logged()
+        yield CounterMetricFamily(
+            "fairlead_predictions_logged", "Predictions written.", value=written
+        )
+        yield CounterMetricFamily(
+            "fairlead_predictions_dropped", "Predictions that could not be written.", value=dropped
+        )
+        yield from self._gauges()
+
+    def _times(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        labels = ("model", "version", "arm")
+        kinds: dict[str, tuple[str, Callable[[_ArmTally], _Tally], float]] = {
+            "fairlead_request_duration_seconds": (
+                "From arrival to answer.", lambda arm: arm.total, 1e3),
+            "fairlead_queue_duration_seconds": (
+                "Waiting for the model.", lambda arm: arm.queue, 1e3),
+            "fairlead_run_duration_seconds": ("The model running.", lambda arm: arm.run, 1e3),
+            "fairlead_batch_rows": ("Rows that ran together.", lambda arm: arm.batch, 1.0),
+        }  # fmt: skip
+        for name, (text, choose, unit) in kinds.items():
+            family = HistogramMetricFamily(name, text, labels=labels)
+            for (version, arm), tallies in sorted(self._arms.items()):
+                tally = choose(tallies)
+                where = (self._service, version, arm)
+                family.add_metric(where, tally.buckets(unit), sum_value=tally.total / unit)
+            yield family
+        rows = CounterMetricFamily("fairlead_rows", "Rows that were predicted.", labels=labels)
+        for (version, arm), tallies in sorted(self._arms.items()):
+            rows.add_metric((self._service, version, arm), tallies.rows)
+        yield rows
+
+    def _gauges(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        labels = ("model", "arm")
+        weight = GaugeMetricFamily(
+            "fairlead_traffic_weight", "Share of the requests.", labels=labels
+        )
+        pending = GaugeMetricFamily(
+            "fairlead_pending_requests", "Requests that wait or run.", labels=labels
+        )
+        if self._dataplane is not None:
+            shares = self._dataplane.traffic.split.weights
+            for name, arm in self._dataplane.arms.items():
+                weight.add_metric((self._service, name), shares.get(name, 0.0))
+                pending.add_metric((self._service, name), arm.queue.n_pending)
+        yield weight
+        yield pending

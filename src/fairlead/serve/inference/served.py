@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fairlead.core.ports import Array, Feeds
 from fairlead.serve.inference.arms import Arm
@@ -11,8 +11,7 @@ from fairlead.serve.inference.arms import Arm
 __all__ = ["Observer", "ServedRequest"]
 
 
-@dataclass(frozen=True, slots=True)
-class ServedRequest:
+class ServedRequest(NamedTuple):
     """One request that an arm took, answered or failed.
 
     Attributes:

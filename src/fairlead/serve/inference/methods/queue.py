@@ -6,14 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fairlead.core.ports import Array
 
 __all__ = ["BatchResult", "Take", "Waiting"]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResult:
+class BatchResult(NamedTuple):
     """One request's share of a batch that ran.
 
     Attributes:
