@@ -30,6 +30,7 @@ def render_rules(
     slo_availability: float = 0.999,
     slo_latency_ms: float = 250.0,
     slo_latency_ratio: float = 0.99,
+    slo_period_days: float = 30.0,
     min_errors: int = 5,
 ) -> str:
     """Return the rules of a service as YAML, ready for `rule_files` of Prometheus.
@@ -39,6 +40,7 @@ def render_rules(
         slo_availability: Share of requests without an error of the server, between 0 and 1.
         slo_latency_ms: Latency that requests are held to, in ms.
         slo_latency_ratio: Share of requests within that latency, between 0 and 1.
+        slo_period_days: Length of the period that the budgets are for, in days.
         min_errors: Fewest bad requests in the long window that alarm.
 
     Raises:
@@ -52,6 +54,7 @@ def render_rules(
             "availability": slo_availability,
             "latency_ms": slo_latency_ms,
             "latency_ratio": slo_latency_ratio,
+            "period_days": slo_period_days,
             "min_errors": min_errors,
         }
     )

@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
-from fairlead.entrypoints.cli import demo, front, guides, mlops, optimize, serve
+from fairlead.entrypoints.cli import demo, front, guides, mlops, observe, optimize, serve
 from fairlead.entrypoints.cli.mcp import mcp_command
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
@@ -51,6 +51,7 @@ app.add_typer(guides.app, name="guides")
 app.add_typer(optimize.app, name="optimize")
 app.add_typer(serve.app, name="serve")
 app.add_typer(mlops.app, name="mlops")
+app.add_typer(observe.app, name="observe")
 
 
 def main(arguments: list[str] | None = None) -> None:

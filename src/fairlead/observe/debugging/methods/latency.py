@@ -7,17 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.core.errors import DataError
 from fairlead.core.evidence import Evidence
+from fairlead.core.prediction import PredictionBatch
 from fairlead.core.report import Finding, Measure, Outcome, Plot, Report, Series, Table
 from fairlead.measure.verdict import Bottleneck, RequestTimes, Surroundings, find_bottleneck
 from fairlead.observe.debugging.card import CARD
 from fairlead.observe.debugging.config import DebuggingConfig
 from fairlead.observe.debugging.diagnosis import Diagnosis, TimePart
 
-__all__ = ["ServiceTimes", "explain"]
+__all__ = ["ServiceTimes", "explain", "times_of_predictions"]
 
 Floats = NDArray[np.float64]
 
+_OK = 200
+_FEWEST = 10
 _WORDS = {
     "client-and-network": "between the client and the server",
     "queue": "waiting for the model",
@@ -202,4 +206,34 @@ def _evidence(
             labels={"service": measured.service},
         )
         for metric, value, unit in numbers
+    )
+
+
+def times_of_predictions(service: str, batch: PredictionBatch) -> ServiceTimes:
+    """Read the times of logged requests; the rows of one request count once.
+
+    Raises:
+        DataError: Fewer than ten requests were answered.
+    """
+    fields = batch.fields
+    requests = [str(name).partition("#")[0] for name in batch.ids]
+    _, first = np.unique(np.array(requests, dtype=object).astype(str), return_index=True)
+    chosen = first[np.asarray(fields["status"])[first].astype(np.int64) == _OK]
+    if len(chosen) < _FEWEST:
+        raise DataError(
+            f"the log holds {len(chosen)} answered requests of `{service}`, "
+            f"at least {_FEWEST} are needed",
+            hint="send it more requests, or let --probe 200 send some",
+        )
+    columns = {
+        name: np.asarray(fields[name], np.float64)[chosen]
+        for name in ("run_ms", "total_ms", "queue_ms", "batch_rows")
+    }
+    return ServiceTimes(
+        service=service,
+        times=RequestTimes.from_arrays(
+            run_ms=columns["run_ms"], server_ms=columns["total_ms"], queue_ms=columns["queue_ms"]
+        ),
+        source="in its prediction log",
+        batch_rows=float(columns["batch_rows"].mean()),
     )
