@@ -50,9 +50,10 @@ def score_file(
     threads = bundle.runtime.intra_op_threads or available_cores()
     runtime = bundle.runtime.model_copy(update={"intra_op_threads": threads})
     runner = open_runner(bundle, runtime=runtime, trust=trust)
+    n_rows = count_rows(data)
     started = time.perf_counter()
     try:
-        progress.begin(f"scoring {data.name}", count_rows(data))
+        progress.begin(f"scoring {data.name}", n_rows)
         with parquet_writer(out) as writer:
             for batch in batches:
                 writer.write(_score(bundle, runner, batch, keep))
