@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -124,7 +126,8 @@ def test_an_unknown_option_names_the_help(cli):
 def test_asking_loads_no_heavy_library(tmp_path):
     code = (
         "import sys\nfrom fairlead.entrypoints.cli import main\n"
-        f"try:\n    main(['ask', {SLOW!r}, '--json'])\nexcept SystemExit as exc:\n    assert not exc.code\n"
+        f"try:\n    main(['ask', {SLOW!r}, '--json'])\n"
+        "except SystemExit as exc:\n    assert not exc.code\n"
         "heavy = {'sqlalchemy', 'pyarrow', 'onnxruntime', 'scipy', 'sklearn', 'starlette'}\n"
         "sys.stderr.write(','.join(heavy & set(sys.modules)))"
     )
@@ -144,6 +147,7 @@ class Terminal:
             [sys.executable, "-m", "fairlead", *words],
             stdin=slave, stdout=slave, stderr=slave, cwd=cwd, close_fds=True,
             env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"},
+            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(slave)
         self.seen = ""
@@ -166,7 +170,7 @@ class Terminal:
 
     def end(self):
         text = self.seen
-        while True:
+        while select.select([self.master], [], [], 30)[0]:
             try:
                 piece = os.read(self.master, 4096)
             except OSError:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any
 
 from fairlead.api.context import Context
-from fairlead.core.artifact import Artifact
-from fairlead.core.bundle import Bundle
+from fairlead.api.evidence_reading import Sources, for_router, known_evidence
+from fairlead.api.evidence_taking import is_measurable, take_evidence
 from fairlead.core.errors import UsageError
 from fairlead.core.evidence import Evidence
 from fairlead.router import Answer, ask_batch
 from fairlead.router import ask as ask_router
 
-__all__ = ["answer_document", "ask", "ask_lines"]
+__all__ = ["Consultation", "answer_document", "ask", "ask_lines", "consult"]
 
 
 def ask(
@@ -23,6 +24,12 @@ def ask(
     answers: Sequence[str] = (),
     evidence: Sequence[Evidence] = (),
     model: str | None = None,
+    data: str | None = None,
+    labels: str | None = None,
+    url: str | None = None,
+    slo_ms: float | None = None,
+    measure: bool = False,
+    trust: bool = False,
     context: Context | None = None,
 ) -> Answer:
     """Name the concern behind a problem, or ask the one question that decides it.
@@ -32,34 +39,84 @@ def ask(
         answers: Answers to earlier questions, in order: option ids, numbers or free text.
         evidence: Measurements that may settle a question without asking.
         model: Reference of the model; measurements of it that the workspace holds are read too.
+        data: Reference of rows to measure on.
+        labels: Column of the labels in the rows.
+        url: URL or name of a running service; its measurements are read too.
+        slo_ms: Longest time that a request may take, in ms.
+        measure: Whether a measurement that is missing is taken, instead of asking.
+        trust: Whether code that came with the model may run while it is measured.
         context: Workspace to read measurements from; opened from the environment when None.
 
     Returns:
         A route, one question, or a redirect to a neighbour.
 
     Raises:
-        UsageError: The text is empty or too long, or an answer fits no option.
-        NotFoundError: There is no such model.
+        UsageError: The text is empty or too long, an answer fits no option, or there is nothing
+            to measure on.
+        NotFoundError: There is no such model, file or service.
+    """
+    sources = Sources(model, data, labels, url, slo_ms, trust)
+    ctx = context or (Context.open() if sources != Sources() or measure else None)
+    return consult(
+        text, answers=answers, evidence=evidence, sources=sources, measure=measure, context=ctx
+    ).answer
+
+
+@dataclass(frozen=True, slots=True)
+class Consultation:
+    """An answer, and what was measured for it.
+
+    Attributes:
+        answer: The answer.
+        taken: Measurements that were taken now, to settle a question.
+    """
+
+    answer: Answer
+    taken: tuple[Evidence, ...] = ()
+
+
+def consult(
+    text: str,
+    *,
+    answers: Sequence[str] = (),
+    evidence: Sequence[Evidence] = (),
+    sources: Sources = Sources(),  # noqa: B008 (frozen)
+    measure: bool = False,
+    context: Context | None = None,
+) -> Consultation:
+    """Do what `ask` does, and hand back the measurements that were taken as well.
+
+    Args:
+        text: The problem in the user's own words.
+        answers: Answers to earlier questions, in order.
+        evidence: Measurements that may settle a question without asking.
+        sources: What measurements may be read from, or taken on.
+        measure: Whether a measurement that is missing is taken, instead of asking.
+        context: Workspace; None looks at the given evidence only.
     """
     known = list(evidence)
-    if model is not None:
-        known += _measured(model, context or Context.open())
-    return ask_router(text, answers=tuple(answers), evidence=known)
+    if context is not None:
+        known += known_evidence(sources, context)
+    taken: list[Evidence] = []
+    tried: set[str] = set()
+    while True:
+        readable = for_router([*known, *taken], slo_ms=sources.slo_ms)
+        answer = ask_router(text, answers=tuple(answers), evidence=readable)
+        open_question = answer.ambiguity
+        if context is None or not measure or open_question is None or open_question in tried:
+            return Consultation(answer, tuple(taken))
+        tried.add(open_question)
+        if is_measurable(open_question):
+            taken += take_evidence(open_question, sources, context)
 
 
-def _measured(model: str, context: Context) -> list[Evidence]:
-    artifact = Artifact.from_reference(model)
-    subject = artifact.digest
-    if artifact.format == "bundle" and artifact.path is not None:
-        subject = Bundle.open(artifact.path).digest
-    return context.evidence.query(subject=subject)
-
-
-def answer_document(answer: Answer) -> dict[str, Any]:
+def answer_document(consulted: Consultation) -> dict[str, Any]:
     """Return an answer as JSON: `skills` are plain ids in order, `steps` tell why each."""
+    answer = consulted.answer
     document = answer.model_dump(mode="json")
     document["steps"] = document["skills"]
     document["skills"] = list(answer.skill_ids)
+    document["measured"] = [item.model_dump(mode="json") for item in consulted.taken]
     return document
 
 

@@ -1,0 +1,153 @@
+"""Takes the measurement that answers a question of the router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fairlead.api.context import Context
+from fairlead.api.evidence_reading import Sources
+from fairlead.core.artifact import Artifact
+from fairlead.core.bundle import Bundle
+from fairlead.core.dataset import Dataset, bind
+from fairlead.core.errors import UsageError
+from fairlead.core.evidence import Evidence
+from fairlead.core.files import digest_bytes
+from fairlead.core.ports import Feeds
+from fairlead.router.answers import QuestionId
+
+__all__ = ["is_measurable", "take_evidence"]
+
+_HINT: Final = "give --model with --data, or --url of a running service"
+
+
+def take_evidence(question: QuestionId, sources: Sources, context: Context) -> list[Evidence]:
+    """Measure what answers a question, and store it.
+
+    Args:
+        question: The question.
+        sources: What may be measured.
+        context: Keeps the measurements, and hears how far it is.
+
+    Raises:
+        UsageError: The sources do not suffice for this question.
+        FairleadError: The model, the rows or the service cannot be used.
+    """
+    if sources.url is None and (sources.model is None or sources.data is None):
+        raise UsageError("there is nothing to measure on", hint=_HINT)
+    taken = [item for take in _TAKERS[question] for item in take(sources, context)]
+    context.evidence.append(taken)
+    return taken
+
+
+def is_measurable(question: QuestionId) -> bool:
+    """Whether a measurement can answer this question at all."""
+    return question in _TAKERS
+
+
+def _time(sources: Sources, context: Context) -> list[Evidence]:
+    """Measure where a request's time goes: at the service if there is one, else in process."""
+    if sources.url is not None:
+        from fairlead.api.service_place import find_place
+        from fairlead.api.service_timing import time_service
+
+        place = find_place(sources.url, context)
+        context.progress.begin(f"time the requests of {place.service}")
+        return time_service(place, _feeds(place.url, place.service, sources))
+    from fairlead.api.in_process_timing import time_in_process
+
+    context.progress.begin("time requests in this process")
+    artifact = Artifact.from_reference(sources.model or "")
+    bundle, rows = _bundle(artifact, sources, context), _rows(sources)
+    subject = bundle.digest if artifact.format == "bundle" else artifact.digest
+    return time_in_process(bundle, rows, subject=subject, trust=sources.trust)
+
+
+def _quality(sources: Sources, context: Context) -> list[Evidence]:
+    """Compare current rows, or the log of the service, with the bundle's reference."""
+    if sources.model is None:
+        return []
+    artifact = Artifact.from_reference(sources.model)
+    if artifact.format != "bundle":
+        context.progress.note(
+            f"{sources.model} is no bundle, so there is no reference to compare with; "
+            "pack it with the rows it was evaluated on"
+        )
+        return []
+    from fairlead.observe.monitoring import MonitoringConfig, monitor
+
+    context.progress.begin("compare with the bundle's reference")
+    bundle = Bundle.open(artifact.path or "")
+    if sources.data is not None:
+        current = _labelled(_rows(sources), bundle)
+        watched = monitor(bundle, current, MonitoringConfig(), trust=sources.trust)
+        return list(watched.evidence)
+    from fairlead.api.service_place import find_place
+    from fairlead.backends.prediction_log import ParquetPredictionLog
+
+    service = find_place(sources.url or "", context).service
+    batch = ParquetPredictionLog(context.workspace.predictions).read(service, limit=20_000)
+    if batch is None:
+        return []
+    return list(monitor(bundle, batch, MonitoringConfig(), service=service).evidence)
+
+
+_TAKERS: Final[dict[QuestionId, tuple[Callable[[Sources, Context], list[Evidence]], ...]]] = {
+    "model-or-infrastructure": (_time,),
+    "speed-inference-or-training": (_time,),
+    "speed-or-accuracy": (_time, _quality),
+    "proactive-or-reactive": (_time, _quality),
+}
+
+
+def _rows(sources: Sources) -> Dataset:
+    from fairlead.backends.datasets import load_dataset
+
+    return load_dataset(sources.data or "", labels=sources.labels)
+
+
+def _labelled(rows: Dataset, bundle: Bundle) -> Dataset:
+    """Take the labels from the bundle's own label column when nobody named one."""
+    name = bundle.manifest.label_column
+    if rows.labels is not None or name is None or name not in rows.columns:
+        return rows
+    columns = {key: array for key, array in rows.columns.items() if key != name}
+    return Dataset(columns, rows.columns[name], name, rows.source)
+
+
+def _bundle(artifact: Artifact, sources: Sources, context: Context) -> Bundle:
+    """Open a bundle; a model that is none yet is packed into the workspace once."""
+    if artifact.format == "bundle":
+        return Bundle.open(artifact.path or "")
+    from fairlead.api.packing import pack
+
+    parts = f"{artifact.digest} {_rows(sources).digest} {sources.labels}"
+    key = digest_bytes(parts.encode()).removeprefix("sha256:")[:16]
+    folder = context.workspace.artifacts / f"packed-{key}"
+    if folder.is_dir() and artifact.path is not None:
+        return Bundle.open(folder)
+    packed = pack(
+        artifact.reference,
+        data=sources.data or "",
+        labels=sources.labels,
+        out=folder,
+        trust=sources.trust,
+        replace=True,
+        context=context,
+    )
+    return packed.noun
+
+
+def _feeds(url: str, service: str, sources: Sources) -> Feeds | None:
+    """Return the rows as a service takes them, or None when there are none to send."""
+    if sources.data is None:
+        return None
+    from fairlead.backends.senders import read_model
+
+    signature = read_model(url, service).signature
+    rows = _rows(sources)
+    columns: tuple[str, ...] = ()
+    if sources.model is not None and Artifact.from_reference(sources.model).format == "bundle":
+        bundle = Bundle.open(sources.model)
+        rows, columns = _labelled(rows, bundle), bundle.manifest.feature_columns
+    return bind(rows, signature, feature_columns=columns)

@@ -1,0 +1,169 @@
+"""Where a service is, by URL or name, and what its server counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from fairlead.api.context import Context
+from fairlead.core.endpoint import Endpoint
+from fairlead.core.errors import EndpointError, UsageError
+from fairlead.core.evidence import Evidence
+
+if TYPE_CHECKING:
+    from fairlead.backends.endpoint import EndpointClient
+
+__all__ = ["Meters", "Place", "find_place"]
+
+_SKILL: Final = "production-debugging-techniques"
+_FEWEST: Final = 20
+_SAMPLE: Final = re.compile(r"^(fairlead_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A service as the caller reaches it, and as the workspace knows it.
+
+    Attributes:
+        url: Where the caller's requests go, perhaps through a proxy.
+        service: Name of the service.
+        endpoint: The server behind it, when the workspace started it.
+        admin_token: Opens that server's control endpoints; it is sent nowhere else.
+    """
+
+    url: str
+    service: str
+    endpoint: Endpoint | None = None
+    admin_token: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What measurements of it are filed under."""
+        return f"service:{self.service}"
+
+
+def find_place(reference: str, context: Context) -> Place:
+    """Find a service by its URL or its name.
+
+    Raises:
+        UsageError: The URL cannot be read.
+        NotFoundError: No service of that name runs in the workspace.
+        EndpointError: Nothing answers there, or it does not say what it serves.
+    """
+    from fairlead.backends.endpoint import find_endpoint, list_services
+
+    if "://" not in reference:
+        endpoint, token = find_endpoint(context.workspace, reference)
+        return Place(endpoint.url, endpoint.service, endpoint, token)
+    url = _checked_url(reference)
+    alive = [record for record in list_services(context.workspace) if record.is_alive]
+    known = {record.endpoint.url.rstrip("/"): record for record in alive}
+    if url in known:
+        endpoint = known[url].endpoint
+        return Place(url, endpoint.service, endpoint, known[url].admin_token)
+    service = _served_at(url)
+    for record in alive:
+        if record.endpoint.service == service:
+            return Place(url, service, record.endpoint, record.admin_token)
+    return Place(url, service)
+
+
+def _checked_url(reference: str) -> str:
+    try:
+        parts = urlsplit(reference)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise UsageError(
+            f"`{reference}` is no URL of a server", hint="write it as http://127.0.0.1:8080"
+        )
+    return reference.rstrip("/")
+
+
+def _served_at(url: str) -> str:
+    from fairlead.backends.endpoint import EndpointClient
+
+    with closing(EndpointClient(url, "", timeout_s=10.0)) as client:
+        found = re.search(r'^fairlead_\w+\{[^}]*model="([^"]+)"', client.metrics(), re.MULTILINE)
+    if found is None:
+        raise EndpointError(
+            f"{url} does not say which model it serves",
+            hint="give the name of a service of this workspace, see `fairlead serve status`",
+        )
+    return found[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """Sums that a server keeps: family → value, in seconds or requests."""
+
+    sums: Mapping[str, float]
+
+    @classmethod
+    def read(cls, client: EndpointClient) -> Meters:
+        """Read `/metrics`; a server without it has no sums."""
+        try:
+            text = client.metrics()
+        except EndpointError:
+            return cls({})
+        sums: dict[str, float] = {}
+        for name, labels, value in re.findall(
+            r"^(fairlead_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE
+        ):
+            status = re.search(r'status="(\d)', labels)
+            key = f"{name}:{status[1]}" if status else name
+            sums[key] = sums.get(key, 0.0) + float(value)
+        return cls(sums)
+
+    def since(self, before: Meters | None) -> Meters:
+        """Return what was added since an earlier reading."""
+        if before is None:
+            return self
+        return Meters({key: value - before.sums.get(key, 0.0) for key, value in self.sums.items()})
+
+    def _mean_ms(self, what: str) -> float | None:
+        count = self.sums.get(f"fairlead_{what}_duration_seconds_count", 0.0)
+        total = self.sums.get(f"fairlead_{what}_duration_seconds_sum", 0.0)
+        return total / count * 1e3 if count >= 1 else None
+
+    @property
+    def run_ms(self) -> float | None:
+        """Mean time the model ran."""
+        return self._mean_ms("run")
+
+    @property
+    def queue_ms(self) -> float | None:
+        """Mean time in the queue."""
+        return self._mean_ms("queue")
+
+    @property
+    def total_ms(self) -> float | None:
+        """Mean time within the server."""
+        return self._mean_ms("request")
+
+    @property
+    def n_requests(self) -> int:
+        """Requests that were answered or failed."""
+        return int(sum(v for k, v in self.sums.items() if k.startswith("fairlead_requests_total")))
+
+    def error_rate(self, subject: str) -> list[Evidence]:
+        """Return the share of requests that failed by the server's fault."""
+        if self.n_requests < _FEWEST:
+            return []
+        failed = self.sums.get("fairlead_requests_total:5", 0.0)
+        return [
+            Evidence(
+                metric="error_rate_ratio",
+                value=failed / self.n_requests,
+                unit="ratio",
+                method="requests answered with a status of 500 or more, over all",
+                subject=subject,
+                sample_size=self.n_requests,
+                skill=_SKILL,
+            )
+        ]
