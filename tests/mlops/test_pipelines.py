@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -292,3 +294,26 @@ def test_a_damaged_database_is_an_error_with_a_hint(tmp_path: Path) -> None:
         go(tmp_path)
     assert caught.value.hint
     assert executions(tmp_path) == []
+
+
+def run_on_a_full_disk(folder: str) -> None:
+    path = Path(folder)
+
+    def fill(_: Mapping[str, StepResult]) -> StepResult:
+        size = (path / "state.db-wal").stat().st_size
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, size + 1000))
+        return StepResult(step="quantize", verdict="done", summary="", report={"x": "y" * 500_000})
+
+    steps = [step_of("pack", path, {}), PipelineStep("quantize", fill)]
+    try:
+        run_pipeline("r1", steps, PipelineConfig(), database_url=url_of(path))
+    except WorkspaceError as exc:
+        os._exit(3 if exc.hint else 4)
+
+
+def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    assert processes.run(run_on_a_full_disk, str(tmp_path)) == 3
+    assert read_run("r1", database_url=url_of(tmp_path)).status == "interrupted"
+    assert go(tmp_path).noun.status == "done"
+    assert executions(tmp_path) == list(STEPS)

@@ -265,8 +265,8 @@ class DurableRuns:
             runs: dict[str, list[WorkflowStatus]] = {}
             for item in client.list_workflows(name=_WORKFLOW, sort_desc=True, load_output=False):
                 runs.setdefault(item.workflow_id.partition("~")[0], []).append(item)
-            stored = [self._stored(client, run_id, found) for run_id, found in runs.items()]
-        return sorted(stored, key=lambda run: run.started_at_ms, reverse=True)[:limit]
+            newest = sorted(runs, key=lambda run_id: _started_ms(runs[run_id]), reverse=True)
+            return [self._stored(client, run_id, runs[run_id]) for run_id in newest[:limit]]
 
     def _stored(
         self, client: DBOSClient, run_id: str, found: Sequence[WorkflowStatus]
@@ -283,7 +283,7 @@ class DurableRuns:
             header=dict(inputs["args"][0]),
             records=tuple(step["output"] for step in steps if isinstance(step["output"], dict)),
             attempts=len(attempts),
-            started_at_ms=attempts[0].created_at or 0,
+            started_at_ms=_started_ms(attempts),
             updated_at_ms=last.updated_at or 0,
         )
 
@@ -335,6 +335,10 @@ class DurableRuns:
 
 def _version(run_id: str) -> str:
     return f"run {run_id}"
+
+
+def _started_ms(attempts: Sequence[WorkflowStatus]) -> int:
+    return min(attempt.created_at or 0 for attempt in attempts)
 
 
 def _attempt_number(status: WorkflowStatus) -> int:
