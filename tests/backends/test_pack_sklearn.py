@@ -151,7 +151,7 @@ def test_a_missing_feature_is_named(tmp_path):
 
 def test_unknown_types_need_trust(tmp_path):
     path = dumped(tmp_path, make_pipeline(FunctionTransformer(_twice), LogisticRegression()))
-    with pytest.raises(UntrustedError, match="test_pack_sklearn._twice"):
+    with pytest.raises(UntrustedError, match=r"test_pack_sklearn\._twice"):
         load_skops(path)
     assert load_skops(path, trust=True).steps[0][1].func is _twice
 
