@@ -81,7 +81,7 @@ def _code_numbers(
         codes = np.searchsorted(distinct, numbers).astype(np.int32)
         values = [f"{value:g}" for value in distinct.tolist()]
     else:
-        cuts = _cuts(present, known, bins)
+        cuts = _cuts(present, distinct, known, bins)
         codes = np.searchsorted(cuts, numbers, side="right").astype(np.int32)
         values = _ranges(cuts.tolist())
     if not is_there.all():
@@ -91,17 +91,22 @@ def _code_numbers(
 
 
 def _cuts(
-    present: NDArray[np.float64], known: ColumnProfile | None, bins: int
+    present: NDArray[np.float64],
+    distinct: NDArray[np.float64],
+    known: ColumnProfile | None,
+    bins: int,
 ) -> NDArray[np.float64]:
+    """Return where to cut, at values that occur, so that people can read the parts."""
     shares = np.linspace(0, 1, bins + 1)[1:-1]
     if known is not None and len(known.quantiles) > 1:
         places = np.linspace(0, 1, len(known.quantiles))
         cuts = np.interp(shares, places, np.array(known.quantiles))
     else:
         cuts = np.quantile(present, shares)
+    above = np.searchsorted(distinct, cuts - 1e-9 * float(np.ptp(distinct)))
     # A cut at the smallest value would leave an empty part below it.
-    cuts = np.unique(cuts[cuts > present.min()])
-    return cuts if len(cuts) else np.array([np.nextafter(float(present.min()), np.inf)])
+    inner = np.unique(np.clip(above, 1, len(distinct) - 1))
+    return np.asarray(distinct[inner], dtype=np.float64)
 
 
 def _ranges(cuts: Sequence[float]) -> list[str]:

@@ -43,7 +43,7 @@ def judge(
     kind = "no-data" if drift is None else _kind(drift)
     alerts = []
     if drift is not None:
-        alerts += _drift_alerts(kind, drift)
+        alerts += _drift_alerts(kind, drift, _next_step(drop))
     if drop is not None and drop.is_drop and window.n_rows >= config.min_rows:
         alerts.append(_quality_alert(drop))
     return Signal(
@@ -117,7 +117,15 @@ def describe_shift(shift: ColumnShift) -> str:
     return f"{shift.column} (mean {before:.3g} → {now:.3g}, {shift.effect:.2f} {shift.effect_unit})"
 
 
-def _drift_alerts(kind: Kind, drift: WindowDrift) -> list[Alert]:
+def _next_step(drop: QualityDrop | None) -> str:
+    if drop is None:
+        return "label some current rows and watch them with --labels to see what it costs"
+    if drop.is_drop:
+        return "retrain with rows like these: quality fell with them"
+    return "quality holds: pack again with current rows, so that they become the reference"
+
+
+def _drift_alerts(kind: Kind, drift: WindowDrift, next_step: str) -> list[Alert]:
     inputs = [s for s in drift.columns if s.is_drifted and s.role == "input"]
     outputs = [s for s in drift.columns if s.is_drifted and s.role == "output"]
     alerts = []
@@ -128,7 +136,7 @@ def _drift_alerts(kind: Kind, drift: WindowDrift) -> list[Alert]:
                 name="skew" if kind == "skew" else "data-drift",
                 severity="page" if kind == "skew" else "ticket",
                 text=f"{len(inputs)} of {total} inputs shifted: {_listed(inputs)}",
-                advice=_SKEW_ADVICE if kind == "skew" else _DRIFT_ADVICE,
+                advice=_SKEW_ADVICE if kind == "skew" else next_step,
             )
         )
     if drift.relations:
@@ -148,7 +156,7 @@ def _drift_alerts(kind: Kind, drift: WindowDrift) -> list[Alert]:
                 name="prediction-drift",
                 severity="ticket",
                 text=f"the model answers differently: {_listed(outputs)}",
-                advice=_OUTPUT_ADVICE if not (inputs or drift.relations) else _DRIFT_ADVICE,
+                advice=next_step if inputs or drift.relations else _OUTPUT_ADVICE,
             )
         )
     return alerts
@@ -157,10 +165,6 @@ def _drift_alerts(kind: Kind, drift: WindowDrift) -> list[Alert]:
 _SKEW_ADVICE = (
     "a column is filled differently than in the reference rows: check its unit, encoding and "
     "join before anything else"
-)
-_DRIFT_ADVICE = (
-    "label some current rows and watch with --labels: retrain when quality fell, pack again with "
-    "current rows when it did not"
 )
 _OUTPUT_ADVICE = (
     "inputs look alike but answers do not: check the version that serves, and that the bundle "

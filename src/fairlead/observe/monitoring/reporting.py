@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 from fairlead.core.bundle import Bundle
@@ -146,33 +147,46 @@ def _findings(
 def _tables(drift: WindowDrift | None) -> tuple[Table, ...]:
     if drift is None:
         return ()
-    tables = [
-        Table(
-            title="Columns by effect",
-            columns=("column", "role", "effect", "unit", "p", "drifted", "test",
-                     "missing before", "missing now", "outside reference"),
-            rows=tuple(_row(shift) for shift in drift.columns[:_ROWS_SHOWN]),
-        )
-    ]  # fmt: skip
+    tables = [_column_table(drift.columns[:_ROWS_SHOWN])]
     if drift.relations:
         tables.append(
             Table(
                 title="Relations that changed",
                 columns=("first", "second", "correlation before", "now", "p"),
                 rows=tuple(
-                    (r.first, r.second, r.before, r.now, r.p_value) for r in drift.relations
+                    (r.first, r.second, round(r.before, 3), round(r.now, 3), _rounded(r.p_value))
+                    for r in drift.relations
                 ),
             )
         )
     return tuple(tables)
 
 
-def _row(shift: ColumnShift) -> tuple[str | float | bool, ...]:
-    return (
-        shift.column, shift.role, round(shift.effect, 4), shift.effect_unit, shift.p_value,
-        shift.is_drifted, shift.method, round(shift.missing_before, 4),
-        round(shift.missing_now, 4), round(shift.strange_ratio, 4),
-    )  # fmt: skip
+def _column_table(shifts: tuple[ColumnShift, ...]) -> Table:
+    """List columns; missing and strange values only where there are any."""
+    cells: dict[str, Callable[[ColumnShift], str | float | bool]] = {
+        "column": lambda shift: shift.column,
+        "role": lambda shift: shift.role,
+        "effect": lambda shift: round(shift.effect, 3),
+        "unit": lambda shift: shift.effect_unit,
+        "p": lambda shift: _rounded(shift.p_value),
+        "drifted": lambda shift: shift.is_drifted,
+        "test": lambda shift: shift.method,
+    }
+    if any(shift.missing_before or shift.missing_now for shift in shifts):
+        cells["missing before"] = lambda shift: round(shift.missing_before, 4)
+        cells["missing now"] = lambda shift: round(shift.missing_now, 4)
+    if any(shift.strange_ratio for shift in shifts):
+        cells["never seen"] = lambda shift: round(shift.strange_ratio, 4)
+    return Table(
+        title="Columns by effect",
+        columns=tuple(cells),
+        rows=tuple(tuple(cell(shift) for cell in cells.values()) for shift in shifts),
+    )
+
+
+def _rounded(p_value: float) -> float:
+    return float(f"{p_value:.2g}")
 
 
 def _plots(

@@ -134,7 +134,7 @@ def _slice_table(found: tuple[SliceFinding, ...]) -> Table:
         rows=tuple(
             (
                 " and ".join(one.conditions), one.n_rows, round(one.error, 4),
-                round(one.overall_error, 4), round(one.lift, 2), one.p_value,
+                round(one.overall_error, 4), round(one.lift, 2), float(f"{one.p_value:.2g}"),
                 round(one.excess_share, 3),
             )
             for one in found
