@@ -21,7 +21,8 @@ from fairlead.core.ports import Array, Feeds, first_dimension
 __all__ = ["Factorisation", "factorise", "find_factorisations", "replace_matrices"]
 
 _BATCH_ROWS = 64
-_RIDGE = 1e-6
+_RIDGE = 1e-2
+"""Weight of directions that did not occur in the rows, relative to the mean direction."""
 _FLOATS = ("FLOAT", "DOUBLE", "FLOAT16")
 
 
@@ -188,8 +189,6 @@ def factorise(
     weights = matrix.astype(np.float64)
     weights = weights.T if is_transposed else weights
     size = len(weights)
-    # Directions that never occurred in the rows keep a little weight, so that they are not
-    # forgotten altogether.
     ridge = _RIDGE * float(np.trace(moment)) / size or 1.0
     values, vectors = np.linalg.eigh(moment + ridge * np.eye(size))
     roots = np.sqrt(np.maximum(values, ridge / 2))

@@ -23,7 +23,6 @@ __all__ = ["compress"]
 
 _TITLE = "Compression"
 _SEARCH_RATIO = 0.5
-_MOST_CONFIRMATIONS = 3
 Feeds = dict[str, Array]
 
 
@@ -75,7 +74,7 @@ def compress(
             return _keep(bundle, exc.message, out, advice=exc.hint)
         if not found.n_options:
             return _keep(bundle, _nothing(found, config), out)
-        if not found.passed:
+        if not found.ladder:
             return _refuse(bundle, found, judge)
         candidate = _confirm(bundle, original, found, confirm_rows, config)
     finally:
@@ -154,10 +153,10 @@ def _confirm(
     rows: Dataset,
     config: CompressionConfig,
 ) -> Candidate:
-    """Measure the strongest compressions on fresh rows until one is not refused."""
+    """Measure ever gentler compressions on fresh rows until one is not refused."""
     feeds = bind(rows, bundle.signature, feature_columns=bundle.manifest.feature_columns)
     candidate: Candidate | None = None
-    for model in found.passed[:_MOST_CONFIRMATIONS]:
+    for model in found.ladder:
         runner = OnnxRunner(model.model)
         try:
             comparison = compare(

@@ -3,7 +3,8 @@
 The threshold is the share of a layer's output energy that may be lost. It is the same for every
 layer, so layers that carry little get small ranks. Bisection over the thresholds that differ
 finds the strongest compression that the judge lets pass (truncation-aware whitening; Wang et
-al., SVD-LLM, 2024).
+al., SVD-LLM, 2024). The strongest one on some rows is a lucky one as well, so a ladder of
+gentler ones comes with it, for the decision on other rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = ["LowRankModel", "LowRankSearch", "low_rank"]
 _STEPS = 48
 _SMALLEST_LOSS = 1e-6
 _LARGEST_LOSS = 0.5
+_RUNGS = 4
+_OPTIONS_PER_RUNG = 4
+"""Four options gentler is about a third of the loss."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,13 @@ class LowRankSearch:
 
     Attributes:
         matrices: The matrices that were looked at.
-        passed: Models the judge let pass, the smallest first.
+        ladder: The strongest model the judge let pass, and gentler ones; empty when none passed.
         evaluations: Models that were judged.
         n_options: Different models that could have been judged; 0 when no rank saves weights.
     """
 
     matrices: tuple[Factorisation, ...]
-    passed: tuple[LowRankModel, ...]
+    ladder: tuple[LowRankModel, ...]
     evaluations: int
     n_options: int
 
@@ -94,20 +98,22 @@ def low_rank(
         graph = hoist_constants(fold_constants(graph))
         matrices = find_factorisations(graph, feeds, min_weights=min_weights)
     options = _options(matrices)
-    passed: list[LowRankModel] = []
+
+    def build(place: int) -> LowRankModel:
+        loss, ranks = options[place]
+        model = replace_matrices(graph, matrices, ranks)
+        return LowRankModel(loss, ranks, _weights(matrices, ranks), model)
+
     evaluations, low, high = 0, 0, len(options)
     while low < high and evaluations < max_evaluations:
         middle = (low + high) // 2
-        loss, ranks = options[middle]
-        model = replace_matrices(graph, matrices, ranks)
         evaluations += 1
-        if is_good(model):
-            passed.append(LowRankModel(loss, ranks, _weights(matrices, ranks), model))
+        if is_good(build(middle).model):
             low = middle + 1
         else:
             high = middle
-    passed.sort(key=lambda found: found.n_weights)
-    return LowRankSearch(matrices, tuple(passed), evaluations, len(options))
+    rungs = range(low - 1, -1, -_OPTIONS_PER_RUNG)[:_RUNGS]
+    return LowRankSearch(matrices, tuple(map(build, rungs)), evaluations, len(options))
 
 
 def _options(matrices: tuple[Factorisation, ...]) -> list[tuple[float, dict[str, int]]]:

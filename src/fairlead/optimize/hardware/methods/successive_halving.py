@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fairlead.core.ports import Feeds, Runner, first_dimension
-from fairlead.measure.latency import Timing, measure_interleaved, speedup
+from fairlead.measure.latency import Clocks, Timing, measure_interleaved, speedup
 
 __all__ = ["BatchStep", "Tournament", "grow_batch", "successive_halving"]
 
@@ -46,6 +46,7 @@ def successive_halving(
     *,
     goal: Literal["latency", "throughput"],
     time_limit_s: float,
+    clocks: Clocks | None = None,
 ) -> Tournament:
     """Find the settings that run a batch best.
 
@@ -56,6 +57,7 @@ def successive_halving(
         goal: `latency`: least wall time per call, among settings that burn at most 1.3 times the
             CPU of the most frugal ones. `throughput`: least CPU time per row.
         time_limit_s: Time for all rounds together.
+        clocks: Where time is read from; the process's own clocks when None.
     """
     alive = list(runners)
     n_rounds = max((len(alive) - 1).bit_length(), 1)
@@ -68,6 +70,7 @@ def successive_halving(
                 blocks=_FIRST_BLOCKS * 2**number,
                 rows_per_call=first_dimension(batch),
                 time_limit_s=time_limit_s / n_rounds,
+                clocks=clocks,
             )
         )
         for name in alive:
@@ -129,6 +132,7 @@ def grow_batch(
     largest: int,
     latency_budget_ms: float | None,
     time_limit_s: float,
+    clocks: Clocks | None = None,
 ) -> tuple[BatchStep, ...]:
     """Double the batch for as long as it pays.
 
@@ -138,13 +142,17 @@ def grow_batch(
         largest: Largest batch to try, in rows.
         latency_budget_ms: Longest a run may take at its 99th percentile, in ms.
         time_limit_s: Time for all sizes together.
+        clocks: Where time is read from; the process's own clocks when None.
 
     Returns:
         The sizes that were tried; the last one that is taken is the batch to use.
     """
     n_steps = max(largest.bit_length(), 1)
     first = measure_interleaved(
-        {"1": _call(runner, batch_of(1))}, blocks=10, time_limit_s=time_limit_s / n_steps
+        {"1": _call(runner, batch_of(1))},
+        blocks=10,
+        time_limit_s=time_limit_s / n_steps,
+        clocks=clocks,
     )["1"]
     steps = [BatchStep(1, first, 1.0, True)]
     rows = 2
@@ -155,6 +163,7 @@ def grow_batch(
             blocks=12,
             rows_per_call={half: rows // 2, whole: rows},
             time_limit_s=time_limit_s / n_steps,
+            clocks=clocks,
         )
         gain = speedup(timings[half], timings[whole]).value
         is_in_time = latency_budget_ms is None or (
