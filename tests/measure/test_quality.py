@@ -248,7 +248,8 @@ def test_equal_models_agree_and_others_do_not():
     assert agreement_of(one, one).is_close
     other = Answers(1 - outputs["label"], 1 - outputs["scores"])
     found = agreement_of(one, other)
-    assert not found.is_close and found.label_flips > 40
+    assert not found.is_close
+    assert found.label_flips > 40
     assert "of 50 predictions differ" in str(found)
 
 
@@ -257,7 +258,8 @@ def test_a_tie_may_flip():
     found = agreement_of(
         Answers(np.array([0, 0]), scores), Answers(np.array([1, 0]), scores + 1e-7)
     )
-    assert found.label_flips == 0 and found.is_close
+    assert found.label_flips == 0
+    assert found.is_close
 
 
 def test_numbers_are_compared_in_units_of_their_spread():
@@ -290,7 +292,8 @@ ROWS = Dataset(
 def test_identifiers_are_left_out_only_when_they_are_too_many():
     assert choose_features(ROWS, signature(-1, 3))[0] == ("user_id", "a", "b")
     names, notes = choose_features(ROWS, signature(-1, 2))
-    assert names == ("a", "b") and "user_id" in notes[0]
+    assert names == ("a", "b")
+    assert "user_id" in notes[0]
 
 
 def test_features_have_to_fit():
