@@ -61,26 +61,28 @@ def roll_out(
     _check_same_inputs(arms["baseline"], arms["candidate"])
     rows = _load(arms["baseline"], data, labels, config)
     name = f"rollout-{arms['baseline'].version}-{arms['candidate'].version}"
-    with spawn_server(
-        arms["baseline"].path,
-        workspace=ctx.workspace,
-        name=name,
-        candidate=arms["candidate"].path,
-        candidate_weight=0.0,
-        trust=trust,
-    ) as server:
-        client = server.client()
-        with _replayed(rows, arms, config, server.endpoint.url, name) as traffic:
-            outcome = rollout.roll_out(
-                server.endpoint,
-                config,
-                client=client,
-                traffic=traffic,
-                journal=_journal(ctx, name),
-                has_labels=rows.labels is not None,
-                is_regression=arms["baseline"].manifest.task == "regression",
-                progress=ctx.progress,
-            )
+    with (
+        spawn_server(
+            arms["baseline"].path,
+            workspace=ctx.workspace,
+            name=name,
+            candidate=arms["candidate"].path,
+            candidate_weight=0.0,
+            trust=trust,
+        ) as server,
+        contextlib.closing(server.client()) as client,
+        _replayed(rows, arms, config, server.endpoint.url, name) as traffic,
+    ):
+        outcome = rollout.roll_out(
+            server.endpoint,
+            config,
+            client=client,
+            traffic=traffic,
+            journal=_journal(ctx, name),
+            has_labels=rows.labels is not None,
+            is_regression=arms["baseline"].manifest.task == "regression",
+            progress=ctx.progress,
+        )
     return ctx.record(outcome)
 
 
@@ -112,16 +114,17 @@ def watch_rollout(
     config = rollout.RolloutConfig.parse(settings or {})
     endpoint, token = find_endpoint(ctx.workspace, service)
     known = LabelFile(label_file) if label_file else None
-    outcome = rollout.roll_out(
-        endpoint,
-        config,
-        client=EndpointClient(endpoint.url, endpoint.service, token),
-        traffic=rollout.LiveTraffic(check_seconds=config.check_seconds, labels=known),
-        journal=_journal(ctx, service),
-        has_labels=known is not None,
-        is_regression=known is not None and known.is_regression,
-        progress=ctx.progress,
-    )
+    with contextlib.closing(EndpointClient(endpoint.url, endpoint.service, token)) as client:
+        outcome = rollout.roll_out(
+            endpoint,
+            config,
+            client=client,
+            traffic=rollout.LiveTraffic(check_seconds=config.check_seconds, labels=known),
+            journal=_journal(ctx, service),
+            has_labels=known is not None,
+            is_regression=known is not None and known.is_regression,
+            progress=ctx.progress,
+        )
     return ctx.record(outcome)
 
 
@@ -181,8 +184,8 @@ def _steer(service: str, ctx: Context, *, promote: bool) -> Outcome[RolloutState
         ended = state.model_copy(update={"status": "aborted", "weight": 0.0})
         journal.write(ended)
         return Outcome(ended, state_report(ended, is_running=False))
-    client = EndpointClient(endpoint.url, endpoint.service, token)
-    ended = steer(client, journal, promote=promote)
+    with contextlib.closing(EndpointClient(endpoint.url, endpoint.service, token)) as client:
+        ended = steer(client, journal, promote=promote)
     return Outcome(ended, state_report(ended, is_running=journal.is_held))
 
 

@@ -206,8 +206,10 @@ def _restore(canary: Canary) -> bool:
 def _run(canary: Canary, journal: RolloutJournal, listener: Progress) -> Decision:
     config = canary.config
     listener.begin(f"canary at {config.steps[canary.state.step]:.0%}", config.max_requests)
-    canary.begin()
+    # Written before the candidate gets its first request: a crash may never leave traffic on a
+    # candidate that the journal does not know of.
     journal.write(canary.state)
+    canary.begin()
     decision: Decision | None = None
     while decision is None:
         before, step = sum(canary.state.requests), canary.state.step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ __all__ = ["check_loopback", "measure_service_ms", "press"]
 _KEPT_UP = 0.95
 _CLOSE_ENOUGH = 1.1
 _LAG_MS = 10.0
+_QUEUE_MS = 20.0
+_QUEUE_RATIO = 10.0
 _WARMUP_REQUESTS = 64
 
 
@@ -90,7 +93,8 @@ def press(
         _warm_up(load, n_rows)
         rate: float | None = config.rate_rps
         while rate is not None:
-            steps.append(_step(load, rate, n_rows, config, rng))
+            idle_ms = min([step.p50_ms for step in steps], default=math.inf)
+            steps.append(_step(load, rate, n_rows, config, rng, idle_ms))
             progress.advance()
             progress.note(_told(steps[-1]))
             is_over = len(steps) >= config.max_steps or clock() >= deadline
@@ -146,7 +150,12 @@ def _next_rate(steps: Sequence[LoadStep]) -> float | None:
 
 
 def _step(
-    load: LoadGenerator, rate: float, n_rows: int, config: LoadConfig, rng: np.random.Generator
+    load: LoadGenerator,
+    rate: float,
+    n_rows: int,
+    config: LoadConfig,
+    rng: np.random.Generator,
+    idle_ms: float,
 ) -> LoadStep:
     from fairlead.backends.load import poisson_offsets
 
@@ -156,21 +165,21 @@ def _step(
     ids = [f"load-{index}" for index in range(count)]
     limit_s = 2 * offsets[-1] + config.timeout_s
     samples = load.run(rows, ids, offsets_s=offsets, limit_s=limit_s)
-    return _summary(samples, count, rate, offsets[-1], config)
+    return _summary(samples, count, rate, config, idle_ms)
 
 
 def _summary(
-    samples: Sequence[Sample], count: int, rate: float, span_s: float, config: LoadConfig
+    samples: Sequence[Sample], count: int, rate: float, config: LoadConfig, idle_ms: float
 ) -> LoadStep:
+    span_s = count / rate
     served = [sample for sample in samples if sample.answer.is_served]
     latency = np.array([sample.latency_ms for sample in served] or [np.inf])
     p50, p95, p99 = (float(value) for value in np.percentile(latency, (50, 95, 99)))
-    # The last moment of sending is a random one, so the offered rate is taken as it was drawn.
     ended = max((sample.done_s for sample in samples), default=span_s)
     achieved = len(served) / max(ended, span_s)
     error_ratio = 1.0 - len(served) / count
-    kept_up = achieved >= _KEPT_UP * count / span_s - 2 / span_s
     is_fast = config.max_p99_ms is None or p99 <= config.max_p99_ms
+    kept_up = achieved >= _KEPT_UP * rate and not _is_queueing(served, idle_ms)
     return LoadStep(
         rate_rps=rate,
         achieved_rps=achieved,
@@ -182,6 +191,14 @@ def _summary(
         is_sustained=kept_up and is_fast and error_ratio <= config.max_error_ratio,
         is_client_bound=_is_client_bound(served, achieved, config.connections),
     )
+
+
+def _is_queueing(served: Sequence[Sample], idle_ms: float) -> bool:
+    """Tell a queue that had grown long by the end of a step from a server that keeps up."""
+    last = [sample.latency_ms for sample in served[-max(len(served) // 4, 1) :]]
+    if not last or not math.isfinite(idle_ms):
+        return False
+    return float(np.median(last)) > max(_QUEUE_MS, _QUEUE_RATIO * idle_ms)
 
 
 def _is_client_bound(served: Sequence[Sample], achieved: float, connections: int) -> bool:

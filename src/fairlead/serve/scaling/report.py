@@ -44,10 +44,14 @@ def _summary(plan: ScalingPlan, config: ScalingConfig) -> str:
             f"{plan.slo_p99_ms:g} ms at {plan.target_rps:g} rps with {plan.policy}."
         )
     return (
-        f"{plan.replicas} replicas with {plan.policy} give p99 {plan.p99_ms:.3g} ms at "
+        f"{_count(plan.replicas)} with {plan.policy}: p99 {plan.p99_ms:.3g} ms at "
         f"{plan.utilisation:.0%} utilisation; run {plan.replicas_with_spare} so that "
         f"{config.spare_replicas} may fail."
     )
+
+
+def _count(replicas: int) -> str:
+    return "1 replica" if replicas == 1 else f"{replicas} replicas"
 
 
 def _plan_measures(plan: ScalingPlan) -> tuple[Measure, ...]:
@@ -94,8 +98,7 @@ def _plan_findings(plan: ScalingPlan, config: ScalingConfig) -> tuple[Finding, .
         found.append(
             Finding(
                 level="info",
-                text=f"{best.policy} would need {best.replicas} replicas instead of "
-                f"{plan.replicas}",
+                text=f"{best.policy} would need {best.replicas} instead of {plan.replicas}",
                 advice=f"balance by {best.policy} if your load balancer can",
             )
         )
