@@ -67,10 +67,10 @@ def url(server: str, request: pytest.FixtureRequest) -> str:
     return f"{server}/{name}"
 
 
-def test_evidence_is_appended_by_eight_processes_at_once(url: str) -> None:
-    assert processes.run_all([(append_many, (url, worker)) for worker in range(8)]) == [0] * 8
+def test_evidence_is_appended_by_four_processes_at_once(url: str) -> None:
+    assert processes.run_all([(append_many, (url, worker)) for worker in range(4)]) == [0] * 4
     store = SqlEvidenceStore(url)
-    assert len(store.query(limit=10_000)) == 160
+    assert len(store.query(limit=10_000)) == 80
     item = Evidence(metric="m", value=0.5, unit="", method="", subject="s", labels={"é": "ü"})
     store.append([item, item])
     assert store.query(metric="m") == [item]

@@ -17,18 +17,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import inspect
 
+from fairlead.backends.caller_thread import CallerThread
 from fairlead.backends.locks import exclusive, is_held
 from fairlead.backends.sql import Database
 from fairlead.backends.sql_errors import translated_sql_errors
@@ -98,10 +97,6 @@ class StoredRun:
     updated_at_ms: int
 
 
-class _AbandonedError(BaseException):
-    """Ends the workflow's thread without a trace in the database, as a crash would."""
-
-
 class _Json:
     """Stores values as JSON; a database that was tampered with can run no code."""
 
@@ -122,71 +117,6 @@ def _plain(value: object) -> object:
     if isinstance(value, BaseException):
         return {"__exception__": f"{type(value).__name__}: {value}"}
     raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
-
-
-@dataclass(slots=True)
-class _Call:
-    function: Callable[[], Record]
-    answer: Future[Record] = field(default_factory=Future)
-
-
-class _CallerThread:
-    """Executes the functions of the workflow's thread in the thread that waits in `serve`."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._is_open = True
-
-    def run(self, function: Callable[[], Record]) -> Record:
-        """Have a function executed by the caller's thread and wait for what it returns."""
-        call = _Call(function)
-        with self._lock:
-            if not self._is_open:
-                raise _AbandonedError
-            self._calls.put(call)
-        return call.answer.result()
-
-    def finish(self) -> None:
-        """Say that no more calls will come."""
-        self._calls.put(None)
-
-    def serve(self, is_over: Callable[[], bool]) -> None:
-        """Execute calls until the last one."""
-        try:
-            while True:
-                try:
-                    call = self._calls.get(timeout=1.0)
-                except queue.Empty:
-                    if is_over():
-                        return
-                    continue
-                if call is None:
-                    return
-                _answer(call)
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        with self._lock:
-            self._is_open = False
-        while True:
-            try:
-                call = self._calls.get_nowait()
-            except queue.Empty:
-                return
-            if call is not None:
-                call.answer.set_exception(_AbandonedError())
-
-
-def _answer(call: _Call) -> None:
-    try:
-        call.answer.set_result(call.function())
-    except Exception as exc:  # noqa: BLE001 (handed on to the workflow's thread)
-        call.answer.set_exception(exc)
-    except BaseException:
-        call.answer.set_exception(_AbandonedError())
-        raise
 
 
 class DurableRuns:
@@ -232,7 +162,7 @@ class DurableRuns:
         """
         with self._database.reading():
             pass
-        caller = _CallerThread()
+        caller = CallerThread[Record]()
         failures: list[BaseException] = []
         with translated_sql_errors(self._url), self._launched(run_id) as library:
             workflow = _register(library, steps, caller, failures)
@@ -302,6 +232,7 @@ class DurableRuns:
             "notification_listener_polling_interval_sec": 0.05,
             "enable_otlp": False,
         }
+        _be_quiet()
         dbos.DBOS(config=config)
         try:
             dbos.DBOS.listen_queues([_QUEUE])
@@ -318,7 +249,7 @@ class DurableRuns:
                 return
         with requires("mlops", needed_by="reading the runs of pipelines"):
             from dbos import DBOSClient
-        logging.getLogger("dbos").setLevel(logging.CRITICAL)
+        _be_quiet()
         with translated_sql_errors(self._url):
             client = DBOSClient(
                 system_database_url=self._url,
@@ -331,6 +262,14 @@ class DurableRuns:
                 yield client
             finally:
                 client.destroy()
+
+
+def _be_quiet() -> None:
+    logger = logging.getLogger("dbos")
+    if not logger.handlers:
+        # Otherwise DBOS adds one that holds on to the standard error of this moment.
+        logger.addHandler(logging.NullHandler())
+    logger.setLevel(logging.CRITICAL)
 
 
 def _version(run_id: str) -> str:
@@ -348,7 +287,7 @@ def _attempt_number(status: WorkflowStatus) -> int:
 def _register(
     library: Any,  # noqa: ANN401 (the module dbos)
     steps: Sequence[DurableStep],
-    caller: _CallerThread,
+    caller: CallerThread[Record],
     failures: list[BaseException],
 ) -> Callable[[dict[str, Any]], int]:
     """Make the steps a DBOS workflow; it returns the number of steps that are done."""
@@ -376,7 +315,7 @@ def _run_step(
     library: Any,  # noqa: ANN401 (the module dbos)
     step: DurableStep,
     before: Sequence[Record],
-    caller: _CallerThread,
+    caller: CallerThread[Record],
 ) -> Record:
     options = {
         "name": step.id,
