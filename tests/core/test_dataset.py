@@ -82,6 +82,7 @@ def test_numbers_kept_as_objects_are_read():
         ((spec("a"), spec("zz")), {}, "lacks the columns \\['zz'\\]"),
         ((spec("b", "int64", (-1,)),), {}, "has missing values, but the model takes int64"),
         ((spec(shape=(-1, -1, -1)),), {}, "2 values per row"),
+        ((spec(shape=(-1, -1, 3)),), {}, "2 values per row"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(inputs, options, message):

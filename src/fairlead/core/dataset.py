@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,10 +191,9 @@ def _cast(array: Array, name: str, spec: TensorSpec, source: str) -> Array:
             f"column `{name}` of {source} has missing values, but the model takes {spec.dtype}",
             hint="fill the missing values, or use a model that takes floats",
         ) from exc
-    raise AssertionError("unreachable")
 
 
-def _refuse_text(array: Array, name: str, spec: TensorSpec, source: str) -> None:
+def _refuse_text(array: Array, name: str, spec: TensorSpec, source: str) -> NoReturn:
     example = next((value for value in array.ravel() if value is not None), None)
     raise DataError(
         f"column `{name}` of {source} holds {example!r}, but the model takes {spec.dtype}",
