@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.core.files import translated_os_errors
+from fairlead.core.files import translated_os_errors, write_text
 from fairlead.core.settings import Settings
 
 __all__ = ["Workspace"]
@@ -39,6 +39,9 @@ class Workspace:
             probe = root / ".writable"
             probe.touch()
             probe.unlink()
+            ignore = root / ".gitignore"
+            if not ignore.exists():
+                write_text(ignore, "# State of this machine; not for version control.\n*\n")
         url = chosen.database_url
         return cls(root, url.get_secret_value() if url else f"sqlite:///{root / 'state.db'}")
 
