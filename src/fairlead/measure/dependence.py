@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.core.dataset import Array
-from fairlead.core.profile import ReferenceProfile
+from fairlead.core.profile import ColumnProfile, ReferenceProfile
 from fairlead.measure.profile import winsorise
 from fairlead.measure.tails import normal_sf, student_to_normal
 from fairlead.measure.two_samples import DriftLimits
@@ -80,8 +80,10 @@ def relation_tests(
     """
     names = [name for name in profile.correlated if name in window]
     n_rows = len(window[names[0]])
-    table = _table(profile, window, names, n_rows)
-    usable = np.flatnonzero(_varies_enough(table))
+    inputs = {column.name: column for column in profile.columns if column.role == "input"}
+    columns = [inputs[name] for name in names]
+    table = _table(columns, window, n_rows)
+    usable = np.flatnonzero(_varies_enough(table, columns))
     if len(usable) < 2:
         return ()
     now, variance = _correlations(table[:, usable])
@@ -92,25 +94,22 @@ def relation_tests(
     return _changed(chosen, before, now, variance, sizes, limits, limits.alpha * share)
 
 
-def _table(
-    profile: ReferenceProfile, window: Mapping[str, Array], names: list[str], n_rows: int
-) -> Floats:
+def _table(columns: Sequence[ColumnProfile], window: Mapping[str, Array], n_rows: int) -> Floats:
     rows = thin(n_rows, _MAX_ROWS)
     chosen = slice(None) if rows is None else rows
-    inputs = {column.name: column for column in profile.columns if column.role == "input"}
-    table = np.stack([as_numbers(name, window[name])[chosen] for name in names], axis=1)
+    values = [as_numbers(column.name, window[column.name])[chosen] for column in columns]
+    table = np.stack(values, axis=1)
     table[~np.isfinite(table)] = np.nan
-    return winsorise(table, [inputs[name] for name in names])
+    return winsorise(table, columns)
 
 
-def _varies_enough(table: Floats) -> NDArray[np.bool_]:
-    """Leave out columns in which all but a few rows share one value."""
-    ordered = np.sort(table, axis=0)
-    skip = max(_MIN_SPREAD_ROWS, len(table) // 20)
-    if 2 * skip >= len(table):
-        skip = len(table) // 4
-    has_gap = (ordered[skip] < ordered[-1 - skip]) & np.isfinite(ordered[-1 - skip])
-    return np.asarray(has_gap, dtype=bool)
+def _varies_enough(table: Floats, columns: Sequence[ColumnProfile]) -> NDArray[np.bool_]:
+    """Leave out columns in which all but a few rows share one value, then or now."""
+    varied = np.array([bool(c.quantiles) and c.quantiles[5] < c.quantiles[95] for c in columns])
+    is_there = ~np.isnan(table)
+    for row in (np.fmin.reduce(table, axis=0), np.fmax.reduce(table, axis=0)):
+        varied &= ((table != row) & is_there).sum(axis=0) >= _MIN_SPREAD_ROWS
+    return varied
 
 
 def _correlations(table: Floats) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ why these tests, and how often they alarm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -230,18 +230,31 @@ def _family(
     of that rate, so that a large window does not alarm for trifles.
     """
     counted = _Counted.of(reference, role, window)
-    shifts = counted.shifts(replace(limits, min_effect=0.0))
-    if not shifts:
+    if counted.size == 0:
         return []
-    adjusted = np.minimum(holm(np.array([shift.p_value for shift in shifts])) / share, 1.0)
+    first = counted.tested(replace(limits, min_effect=0.0))
+    adjusted = np.minimum(holm(first.p_values) / share, 1.0)
     is_drifted = adjusted <= limits.alpha
     if is_drifted.any() and limits.min_effect > 0:
-        matters = np.array([shift.p_value for shift in counted.shifts(limits)])
-        is_drifted &= matters <= limits.alpha / _STRICTER
-    return [
-        replace(shift, p_value=float(p), is_drifted=bool(flag))
-        for shift, p, flag in zip(shifts, adjusted, is_drifted, strict=True)
-    ]
+        is_drifted &= counted.tested(limits).p_values <= limits.alpha / _STRICTER
+    return counted.shifts(first, adjusted.tolist(), is_drifted.tolist())
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What the tests of one role's columns said, numeric ones first.
+
+    Attributes:
+        p_values: Of all tests of a column together, shape (n_columns,).
+        methods: The test that speaks loudest, per column.
+        distance: Wasserstein distance of the numeric columns, shape (n_numeric,).
+        cohen_w: Cohen's w, shape (n_columns,).
+    """
+
+    p_values: Floats
+    methods: list[str]
+    distance: Floats
+    cohen_w: Floats
 
 
 @dataclass(frozen=True)
@@ -265,71 +278,90 @@ class _Counted:
         )
         return cls(prepared, count_numeric(prepared, window), categorical)
 
-    def shifts(self, limits: DriftLimits) -> list[ColumnShift]:
-        numeric = _numeric_shifts(self.numeric, self.counts, limits)
-        return numeric + _categorical_shifts(self.categorical, limits)
+    @property
+    def size(self) -> int:
+        """Number of columns."""
+        return len(self.numeric.columns) + len(self.categorical)
 
+    def tested(self, limits: DriftLimits) -> _Tested:
+        """Test every column."""
+        numbers = numeric_tests(self.numeric, self.counts, limits)
+        p_values = [_combined(numbers.p_values)]
+        methods = _loudest(numbers.p_values)
+        cohen_w = [numbers.cohen_w]
+        if self.categorical:
+            texts = category_tests(self.categorical, limits)
+            p_values.append(_combined(texts.p_values))
+            methods += _loudest(texts.p_values)
+            cohen_w.append(texts.cohen_w)
+        return _Tested(np.concatenate(p_values), methods, numbers.distance, np.concatenate(cohen_w))
 
-def _numeric_shifts(
-    reference: NumericReference, counts: NumericCounts, limits: DriftLimits
-) -> list[ColumnShift]:
-    if not reference.columns:
-        return []
-    tests = numeric_tests(reference, counts, limits)
-    combined = _combined(tests.p_values)
-    methods = _loudest(tests.p_values)
-    effects = zip(tests.distance.tolist(), tests.cohen_w.tolist(), strict=True)
-    strange = (counts.under + counts.over) / np.maximum(counts.present, 1)
-    return [
-        ColumnShift(
+    def shifts(
+        self, tested: _Tested, p_values: list[float], is_drifted: list[bool]
+    ) -> list[ColumnShift]:
+        """Describe every column."""
+        n_numeric = len(self.numeric.columns)
+        rows = list(zip(tested.methods, p_values, is_drifted, tested.cohen_w.tolist(), strict=True))
+        described = [
+            self._number(index, tested.distance[index].item(), *row)
+            for index, row in enumerate(rows[:n_numeric])
+        ]
+        for (column, counts), row in zip(self.categorical, rows[n_numeric:], strict=True):
+            described.append(_category(column, counts, *row))
+        return described
+
+    def _number(
+        self,
+        index: int,
+        distance: float,
+        method: str,
+        p_value: float,
+        is_drifted: bool,
+        cohen_w: float,
+    ) -> ColumnShift:
+        column, counts = self.numeric.columns[index], self.counts
+        present = counts.present[index].item()
+        strange = counts.under[index].item() + counts.over[index].item()
+        return ColumnShift(
             column=column.name,
             role=column.role,
             kind="numeric",
-            method=methods[index],
-            p_value=float(combined[index]),
+            method=method,
+            p_value=p_value,
             effect=max(distance, cohen_w),
             effect_unit="sd" if distance >= cohen_w else "w",
-            is_drifted=False,
+            is_drifted=is_drifted,
             missing_before=column.missing_ratio,
-            missing_now=1 - int(counts.present[index]) / counts.n_rows,
-            strange_ratio=float(strange[index]),
+            missing_now=1 - present / counts.n_rows,
+            strange_ratio=strange / max(present, 1),
             mean_before=column.mean,
-            mean_now=float(counts.mean[index]),
+            mean_now=counts.mean[index].item(),
         )
-        for index, (column, (distance, cohen_w)) in enumerate(
-            zip(reference.columns, effects, strict=True)
-        )
-    ]
 
 
-def _categorical_shifts(
-    counted: Sequence[tuple[ColumnProfile, CategoryCounts]], limits: DriftLimits
-) -> list[ColumnShift]:
-    if not counted:
-        return []
-    tests = category_tests(counted, limits)
-    combined = _combined(tests.p_values)
-    methods = _loudest(tests.p_values)
-    shifts = []
-    for index, (column, counts) in enumerate(counted):
-        has_strange = not column.other_count and counts.present > 0
-        shifts.append(
-            ColumnShift(
-                column=column.name,
-                role=column.role,
-                kind="categorical",
-                method=methods[index],
-                p_value=float(combined[index]),
-                effect=float(tests.cohen_w[index]),
-                effect_unit="w",
-                is_drifted=False,
-                missing_before=column.missing_ratio,
-                missing_now=counts.missing / max(counts.missing + counts.present, 1),
-                strange_ratio=counts.unlisted / counts.present if has_strange else 0.0,
-                strange_examples=counts.examples if has_strange else (),
-            )
-        )
-    return shifts
+def _category(
+    column: ColumnProfile,
+    counts: CategoryCounts,
+    method: str,
+    p_value: float,
+    is_drifted: bool,
+    cohen_w: float,
+) -> ColumnShift:
+    has_strange = not column.other_count and counts.present > 0
+    return ColumnShift(
+        column=column.name,
+        role=column.role,
+        kind="categorical",
+        method=method,
+        p_value=p_value,
+        effect=cohen_w,
+        effect_unit="w",
+        is_drifted=is_drifted,
+        missing_before=column.missing_ratio,
+        missing_now=counts.missing / max(counts.missing + counts.present, 1),
+        strange_ratio=counts.unlisted / counts.present if has_strange else 0.0,
+        strange_examples=counts.examples if has_strange else (),
+    )
 
 
 def _combined(p_values: Mapping[str, Floats]) -> Floats:

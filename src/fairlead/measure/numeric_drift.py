@@ -89,16 +89,21 @@ def _kept_edges(reference: NumericReference, window: NumericCounts) -> Mask:
 
     The choice depends on the pooled counts alone, which carry no news of a difference.
     """
-    kept = np.zeros(reference.below.shape, dtype=bool)
     pooled = reference.below + window.below
     totals = reference.present + window.present
     smaller = np.minimum(reference.present, window.present)
     needs = MIN_EXPECTED * totals / np.maximum(smaller, 1)
-    for index, column in enumerate(reference.columns):
+    kept = np.isfinite(reference.edges)
+    bins = np.diff(np.concatenate([pooled, totals[:, None]], axis=1), axis=1, prepend=0)
+    is_edge = np.concatenate([kept, np.ones((len(kept), 1), dtype=bool)], axis=1)
+    is_thin = ((bins < needs[:, None]) & is_edge).any(axis=1) | (smaller == 0)
+    for index in np.flatnonzero(is_thin).tolist():
+        kept[index] = False
         if smaller[index] == 0:
             continue
         need, total, last = float(needs[index]), int(totals[index]), 0
-        for place, count in enumerate(pooled[index, : len(column.edges)].tolist()):
+        size = len(reference.columns[index].edges)
+        for place, count in enumerate(pooled[index, :size].tolist()):
             if count - last >= need and total - count >= need:
                 kept[index, place] = True
                 last = count
