@@ -15,6 +15,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from fairlead.api import Context
+from fairlead.api import serving as serving_api
 from fairlead.backends.endpoint import (
     EndpointClient,
     find_endpoint,
@@ -23,6 +25,7 @@ from fairlead.backends.endpoint import (
     stop_service,
 )
 from fairlead.backends.prediction_log import ParquetPredictionLog
+from fairlead.backends.runners import open_runner
 from fairlead.backends.services import hold_service, write_service
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.endpoint import Endpoint
@@ -110,8 +113,13 @@ def test_arms_that_take_different_inputs_are_refused(wines, people, workspace):
 def test_a_name_is_served_once_per_workspace(wines, tmp_path):
     with serving(tmp_path, wines) as handle:
         workspace = Workspace.open(Settings.load(home=tmp_path / ".fairlead"))
-        with pytest.raises(EndpointError, match="already runs"):
+        with pytest.raises(ConflictError, match="already runs"):
             spawn_server(wines.path, workspace=workspace, name="wines")
+        with (
+            pytest.raises(ConflictError, match="already runs"),
+            hold_service(workspace, "wines"),
+        ):
+            pass
         with handle.client() as client:
             assert client.ready()
         record = workspace.services / "wines.json"
@@ -236,12 +244,12 @@ def test_kill_9_leaves_a_stale_record_and_whole_segments(wines, tmp_path, module
     workspace = Workspace.open(Settings.load(home=tmp_path / ".fairlead"))
     with pytest.raises(NotFoundError, match="without a goodbye"):
         find_endpoint(workspace, "wines")
-    stopped = module_cli("serve", "stop", "wines", "--json", env=home, check=0)
-    assert stopped.json["details"]["was_alive"] is False
+    context = Context.open(home=tmp_path / ".fairlead")
+    stopped = serving_api.stop_service("wines", context=context)
+    assert stopped.report.details["was_alive"] is False
     assert list_services(workspace) == []
-    again = module_cli("serve", "stop", "wines", env=home)
-    assert again.returncode == 2
-    assert "hint:" in again.stderr
+    with pytest.raises(NotFoundError, match="does not run"):
+        serving_api.stop_service("wines", context=context)
 
 
 def test_the_log_holds_what_was_asked_and_answered(wines, wines_candidate, tmp_path):
@@ -279,20 +287,15 @@ def test_an_unwritable_log_does_not_stop_the_server(wines, workspace, tmp_path):
 
 def test_models_of_fixed_batch_take_any_number_of_rows(tmp_path):
     bundle = models.classifier_bundle(tmp_path / "bundle", batch=4)
-    free = models.classifier_bundle(tmp_path / "free")
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    with (
-        serving(tmp_path, bundle) as one,
-        serving(tmp_path, free, "free") as two,
-        one.client() as fixed,
-        two.client() as any_size,
-    ):
-        assert fixed.metadata()["inputs"][0]["shape"] == [-1, 4]
-        np.testing.assert_allclose(
-            fixed.infer({"x": x}).outputs["scores"],
-            any_size.infer({"x": x}).outputs["scores"],
-            atol=1e-6,
-        )
+    runner = open_runner(models.classifier_bundle(tmp_path / "free"))
+    expected = runner.run({"x": x})["scores"]
+    runner.close()
+    with serving(tmp_path, bundle) as handle, handle.client() as client:
+        assert client.metadata()["inputs"][0]["shape"] == [-1, 4]
+        for n_rows in (1, 4, 6):
+            found = client.infer({"x": x[:n_rows]}).outputs["scores"]
+            np.testing.assert_allclose(found, expected[:n_rows], atol=1e-6)
 
 
 def test_tuned_settings_are_obeyed(tmp_path):

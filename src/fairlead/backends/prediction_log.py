@@ -53,7 +53,7 @@ class ParquetPredictionLog:
             flush_rows: Rows in the buffer that are written without waiting.
             buffer_bytes: Memory of the buffer; further predictions are dropped and counted.
         """
-        self._folder = folder
+        self._folder = Path(folder)
         self._flush_s = flush_s
         self._flush_rows = flush_rows
         self._buffer_bytes = buffer_bytes

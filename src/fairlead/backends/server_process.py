@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from fairlead.backends.endpoint_client import EndpointClient
-from fairlead.backends.services import check_service_name, find_endpoint, log_path
+from fairlead.backends.services import (
+    check_service_name,
+    find_endpoint,
+    list_services,
+    log_path,
+    name_taken,
+)
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.errors import EndpointError, PortInUseError
 from fairlead.core.files import translated_os_errors
@@ -147,11 +153,14 @@ def spawn_server(
         ready_timeout_s: How long loading may take, in seconds.
 
     Raises:
+        ConflictError: A server of that name already runs; nothing was started.
         PortInUseError: The port is taken; nothing was started.
         EndpointError: The server ended before it was ready, or took too long.
         WorkspaceError: The workspace cannot be written.
     """
     check_service_name(name)
+    if any(item.is_alive and item.endpoint.service == name for item in list_services(workspace)):
+        raise name_taken(workspace, name)
     check_port(host, http_port)
     command = [sys.executable, "-m", "fairlead", "serve", "start", str(bundle)]
     command += ["--name", name, "--host", host, "--http-port", str(http_port), "--json"]
@@ -212,13 +221,20 @@ def _await_line(process: subprocess.Popen[bytes], timeout_s: float, log: Path) -
                 )
             piece = os.read(stdout.fileno(), 65536)
             if not piece:
-                code = process.wait()
-                raise EndpointError(
-                    f"the server ended with exit code {code} before it was ready: {_tail(log)}",
-                    hint=f"its whole talk is in {log}",
-                )
+                raise _early_end(process.wait(), log)
             if b"\n" in piece:
                 return
+
+
+def _early_end(code: int, log: Path) -> EndpointError:
+    """Repeat the error and the hint that the server left with, where it left with one."""
+    said = _tail(log)
+    error, mark, hint = said.rpartition("\n\nhint: ")
+    return EndpointError(
+        f"the server ended with exit code {code} before it was ready: "
+        + (error.rpartition("error: ")[2] if mark else said),
+        hint=hint if mark else f"its whole talk is in {log}",
+    )
 
 
 def _tail(log: Path) -> str:

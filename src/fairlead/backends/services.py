@@ -36,6 +36,7 @@ __all__ = [
     "hold_service",
     "list_services",
     "log_path",
+    "name_taken",
     "stop_service",
     "write_service",
 ]
@@ -92,13 +93,18 @@ def hold_service(workspace: Workspace, name: str) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if not _lock(handle):
-            raise ConflictError(
-                f"a server named `{name}` already runs in {workspace.root}",
-                hint=f"choose another --name, or stop it with `fairlead serve stop {name}`",
-            )
+            raise name_taken(workspace, name)
         yield
     finally:
         os.close(handle)
+
+
+def name_taken(workspace: Workspace, name: str) -> ConflictError:
+    """Return the error that says that a name is in use."""
+    return ConflictError(
+        f"a server named `{name}` already runs in {workspace.root}",
+        hint=f"choose another --name, or stop it with `fairlead serve stop {name}`",
+    )
 
 
 def write_service(workspace: Workspace, endpoint: Endpoint, admin_token: str) -> None:

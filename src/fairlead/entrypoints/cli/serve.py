@@ -25,6 +25,8 @@ app = typer.Typer(
 app.add_typer(serve_rollout.app, name="rollout")
 app.add_typer(serve_scale.app, name="scale")
 
+_OPTIONS = {"name", "host", "http_port", "candidate_weight"}
+
 BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
 
@@ -110,6 +112,9 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         key, mark, text = pair.partition("=")
         if not mark or not key:
             raise UsageError(f"--set {pair!r} is no KEY=VALUE", hint="write --set metrics=false")
+        if key in _OPTIONS:
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"`{key}` has an option of its own", hint=f"use {option} {text}")
         try:
             settings[key] = json.loads(text)
         except ValueError:
