@@ -18,7 +18,7 @@ from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from fairlead.backends.runners import open_runner
@@ -74,6 +74,18 @@ def test_imputed_text_before_a_forest_becomes_onnx(tmp_path, strategy):
             ("m", RandomForestClassifier(10, random_state=0)),
         ]
     ).fit(people_frame(), people()["label"])
+    bundle = packed(tmp_path, dumped(tmp_path, pipeline), people_data()).noun
+    assert bundle.manifest.kind == "onnx"
+
+
+@pytest.mark.parametrize("unknown", ["error", "use_encoded_value"])
+def test_missing_text_keeps_its_own_code_before_trees(tmp_path, unknown):
+    value = -1 if unknown == "use_encoded_value" else None
+    codes = OrdinalEncoder(handle_unknown=unknown, unknown_value=value)
+    steps = [("n", "passthrough", ["age", "income"]), ("t", codes, ["city", "plan"])]
+    trees = HistGradientBoostingClassifier(max_iter=10, random_state=0)
+    pipeline = Pipeline([("c", ColumnTransformer(steps)), ("m", trees)])
+    pipeline.fit(people_frame(), people()["label"])
     bundle = packed(tmp_path, dumped(tmp_path, pipeline), people_data()).noun
     assert bundle.manifest.kind == "onnx"
 

@@ -79,10 +79,24 @@ def to_onnx(estimator: Any, layout: Layout, *, is_classifier: bool) -> Any:  # n
             f"{type(estimator).__name__} cannot be expressed in ONNX: {reason}",
             hint="use estimators that skl2onnx supports",
         ) from exc
+    _encode_missing_text(prepared, proto.graph)
     if any(dtype == "float64" for _, dtype, _ in layout.inputs):
         _impute_in_double(proto.graph)
         _run_trees_in_float(proto.graph)
     return proto
+
+
+def _encode_missing_text(prepared: Any, graph: Any) -> None:  # noqa: ANN401 (untyped libraries)
+    """Give "" the code that an ordinal encoder has for missing text, not that of a category."""
+    encoders = [part for part in parts_of(prepared) if type(part).__name__ == "OrdinalEncoder"]
+    codes = {float(encoder.encoded_missing_value) for encoder in encoders}
+    for node in graph.node if codes else ():
+        values = {item.name: item for item in node.attribute}
+        if node.op_type != "LabelEncoder" or not {"keys_strings", "values_floats"} <= set(values):
+            continue
+        keys = list(values["keys_strings"].strings)
+        if b"" in keys:
+            values["values_floats"].floats[keys.index(b"")] = min(codes)
 
 
 def _impute_in_double(graph: Any) -> None:  # noqa: ANN401 (untyped library)
@@ -146,6 +160,11 @@ def _prepared(estimator: Any) -> Any:  # noqa: ANN401 (an estimator)
             part.missing_values = ""
         elif kind in {"OneHotEncoder", "OrdinalEncoder", "TargetEncoder"}:
             part.categories_ = [_empty_for_missing(c) for c in getattr(part, "categories_", [])]
+            if kind == "OrdinalEncoder":
+                part.unknown_value = float(
+                    np.nan if part.unknown_value is None else part.unknown_value
+                )
+                part.handle_unknown = "use_encoded_value"
         elif kind == "VotingClassifier":
             part.flatten_transform = False
         elif kind == "Booster" and type(part).__module__.startswith("xgboost"):
