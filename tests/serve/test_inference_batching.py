@@ -159,7 +159,7 @@ def test_company_is_awaited_only_by_those_who_have_some():
     model = Doubler()
 
     async def live():
-        queue = queue_of(model, max_wait_s=0.05, max_batch_rows=3)
+        queue = queue_of(model, max_wait_s=600, max_batch_rows=3)
         assert await ask(queue, rows(1)) == [[2]]
         two = asyncio.ensure_future(ask(queue, rows(1), rows(2)))
         await asyncio.sleep(0)

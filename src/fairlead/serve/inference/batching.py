@@ -71,6 +71,7 @@ class BatchQueue:
         self._running = 0
         self._pending = 0
         self._is_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
         self._row_s = math.inf
         self._executor = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}")
 
@@ -102,6 +103,9 @@ class BatchQueue:
         self._waiting.append(Waiting(feeds, n_rows, key, time.perf_counter(), future))
         self._pending += 1
         future.add_done_callback(self._leave)
+        if self._timer is not None and self._wait_for_company() <= 0:
+            self._timer.cancel()
+            self._timer, self._is_scheduled = None, False
         self._schedule(loop)
         return future
 
@@ -118,12 +122,12 @@ class BatchQueue:
         self._is_scheduled = True
         # At the end of this tick, so that everything which arrived in it is seen.
         if delay_s > 0:
-            loop.call_later(delay_s, self._flush, loop)
+            self._timer = loop.call_later(delay_s, self._flush, loop)
         else:
             loop.call_soon(self._flush, loop)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_scheduled = False
+        self._is_scheduled, self._timer = False, None
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
         if not self._waiting:
