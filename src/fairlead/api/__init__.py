@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fairlead.api.context import Context
 from fairlead.api.following import follow
+from fairlead.api.observing import diagnose, monitor
 from fairlead.api.optimizing import compress, quantize, tune
 from fairlead.api.packing import pack
 from fairlead.api.pipelines import run_pipeline
@@ -22,9 +23,11 @@ __all__ = [
     "PipelineStep",
     "ask",
     "compress",
+    "diagnose",
     "follow",
     "list_runs",
     "load_test",
+    "monitor",
     "pack",
     "plan",
     "quantize",

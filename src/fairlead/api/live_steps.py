@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from fairlead.api.bench import Bench
 from fairlead.api.blueprints import ServeStepConfig, check_settings
+from fairlead.api.debug_step import debug
 from fairlead.api.rollout import roll_out
 from fairlead.api.scaling import scale
 from fairlead.api.serving_proof import prove_serving
@@ -82,5 +83,6 @@ LIVE_STEPS: Final[dict[str, Callable[[Bench, PlanStep, Any], StepDone]]] = {
     "deployment-strategies": _roll_out,
     "scaling-and-load-balancing": _scale,
     "production-monitoring-and-alerting": watch,
+    "production-debugging-techniques": debug,
 }
 """Skill id → how its step runs."""

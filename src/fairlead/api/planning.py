@@ -17,6 +17,10 @@ from fairlead.router import Question, Redirect, Route
 __all__ = ["plan"]
 
 _ROLLOUT = "deployment-strategies"
+_COMPRESS = "model-compression-techniques"
+_QUANTIZE = "quantization-for-inference"
+_RELEASE = "mlops-pipeline-automation"
+_MAKERS = ("pack", *CANDIDATE_MAKERS, _ROLLOUT)
 
 
 def plan(
@@ -85,6 +89,8 @@ def _steps(route: Route, name: str, stream: str | None) -> tuple[PlanStep, ...]:
     added = _missing_candidate(list(wanted))
     place = min((order.index(skill) for skill in _after_candidate(wanted)), default=len(order))
     order[place:place] = added
+    _release_last_bundle(order)
+    _compress_floats(order)
     steps = []
     for uses in order:
         settings: dict[str, Any] = {"name": _service_name(name)} if uses == "pack" else {}
@@ -98,6 +104,22 @@ def _missing_candidate(skills: Sequence[str]) -> list[str]:
     if _ROLLOUT not in skills or any(skill in CANDIDATE_MAKERS for skill in skills):
         return []
     return ["quantization-for-inference", "hardware-optimization-strategies"]
+
+
+def _release_last_bundle(order: list[str]) -> None:
+    """Let the step that releases a bundle stand after every step that makes or chooses one."""
+    if _RELEASE not in order:
+        return
+    order.remove(_RELEASE)
+    makers = [place for place, uses in enumerate(order) if uses in _MAKERS]
+    order.insert(max(makers) + 1, _RELEASE)
+
+
+def _compress_floats(order: list[str]) -> None:
+    """Let compression stand before quantization: it factorises weights that are still floats."""
+    if _COMPRESS in order and _QUANTIZE in order:
+        first, second = sorted((order.index(_COMPRESS), order.index(_QUANTIZE)))
+        order[first], order[second] = _COMPRESS, _QUANTIZE
 
 
 def _after_candidate(wanted: Mapping[str, str]) -> list[str]:

@@ -63,7 +63,7 @@ def release(
         return ctx.record(Outcome(champion, report, _evidence(challenger, drop)))
     register(challenger.path, name=name, alias=alias, context=ctx)
     number = show_version(f"{name}@{alias}", context=ctx).noun.version
-    said = f"is version {number} now" + (", the first" if champion is None else "")
+    said = f"is version {number} now" + ("; there was no champion" if champion is None else "")
     report = _report(name, alias, drop, said, "done")
     return ctx.record(Outcome(challenger, report, _evidence(challenger, drop)))
 
