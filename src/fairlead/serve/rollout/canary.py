@@ -14,8 +14,7 @@ from fairlead.serve.rollout.agreement import Agreement
 from fairlead.serve.rollout.config import RolloutConfig
 from fairlead.serve.rollout.journal import RolloutState
 from fairlead.serve.rollout.methods import METHODS
-from fairlead.serve.rollout.methods.conditional_betting import Observation
-from fairlead.serve.rollout.target import RolloutTarget, Traffic
+from fairlead.serve.rollout.target import Observation, RolloutTarget, Traffic
 
 if TYPE_CHECKING:
     from fairlead.backends.endpoint import OutcomePage, RequestOutcome

@@ -13,7 +13,7 @@ from fairlead.core.endpoint import TrafficSplit
 if TYPE_CHECKING:
     from fairlead.backends.endpoint import OutcomePage, RequestOutcome
 
-__all__ = ["Judgement", "LiveTraffic", "RolloutTarget", "Traffic"]
+__all__ = ["Judgement", "LiveTraffic", "Observation", "RolloutTarget", "Traffic"]
 
 
 class RolloutTarget(Protocol):
@@ -45,6 +45,34 @@ class Judgement:
     row: int | None = None
     loss: float | None = None
     prediction: str | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One answered request of a rollout.
+
+    Attributes:
+        outcome: What became of it.
+        is_candidate: Which arm answered.
+        weight_low: Least share that the candidate may have had when the arm was drawn.
+        weight_high: Largest such share; equal to the least unless the share was just changing.
+        judgement: What is known about the answer.
+    """
+
+    outcome: RequestOutcome
+    is_candidate: bool
+    weight_low: float
+    weight_high: float
+    judgement: Judgement
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the server refused, failed, or answered with a number that is not finite.
+
+        Refusals (4xx) count: a caller's mistakes hit both arms alike and are no evidence, but a
+        candidate that refuses what the baseline accepts is broken.
+        """
+        return self.outcome.status >= 400 or not self.judgement.is_finite
 
 
 class Traffic(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.decision import Guardrail
@@ -21,43 +20,15 @@ from fairlead.measure.sequential import (
 )
 from fairlead.serve.rollout.config import RolloutConfig
 from fairlead.serve.rollout.methods.quality import QualityGuard
-from fairlead.serve.rollout.target import Judgement
+from fairlead.serve.rollout.target import Observation
 
 if TYPE_CHECKING:
-    from fairlead.backends.endpoint import RequestOutcome
+    pass
 
-__all__ = ["ConditionalBetting", "Observation"]
+__all__ = ["ConditionalBetting"]
 
 SAMPLE_RATIO_ALPHA = 0.001
 """Chance of a false alarm that the traffic is not split as configured."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One answered request of a rollout.
-
-    Attributes:
-        outcome: What became of it.
-        is_candidate: Which arm answered.
-        weight_low: Least share that the candidate may have had when the arm was drawn.
-        weight_high: Largest such share; equal to the least unless the share was just changing.
-        judgement: What is known about the answer.
-    """
-
-    outcome: RequestOutcome
-    is_candidate: bool
-    weight_low: float
-    weight_high: float
-    judgement: Judgement
-
-    @property
-    def is_failed(self) -> bool:
-        """Whether the server refused, failed, or answered with a number that is not finite.
-
-        Refusals (4xx) count: a caller's mistakes hit both arms alike and are no evidence, but a
-        candidate that refuses what the baseline accepts is broken.
-        """
-        return self.outcome.status >= 400 or not self.judgement.is_finite
 
 
 class ErrorGuard:

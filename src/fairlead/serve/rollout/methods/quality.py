@@ -11,7 +11,7 @@ from fairlead.measure.sequential import DropTest, FailureTest, average_log_e, ha
 from fairlead.serve.rollout.config import RolloutConfig
 
 if TYPE_CHECKING:
-    from fairlead.serve.rollout.methods.conditional_betting import Observation
+    from fairlead.serve.rollout.target import Observation
 
 __all__ = ["QualityGuard"]
 
