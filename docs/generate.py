@@ -6,7 +6,6 @@ python docs/generate.py --check   exit 1 when a page is out of date
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import sys
@@ -73,23 +72,16 @@ def settings_page() -> str:
 
 
 def _table(kind: type) -> str:
-    words = _documented(kind)
+    from fairlead.api.skill_settings import settings_schema
+
+    words = settings_schema(kind)["properties"]
     rows = ["| setting | meaning | default |", "|---|---|---|"]
     for name, field in kind.model_fields.items():
-        text = field.description or words.get(name, "")
+        text = " ".join(words[name]["description"].split())
         rows.append(
             f"| `{name}` | {text.replace('|', '/')} | `{field.get_default(call_default_factory=True)}` |"
         )
     return "\n".join([*rows, ""])
-
-
-def _documented(kind: type) -> dict[str, str]:
-    body = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body[0].body
-    found = {}
-    for before, after in zip(body, body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
-            found[before.target.id] = " ".join(str(after.value.value).split())
-    return found
 
 
 PAGES = {"commands.md": commands_page, "settings.md": settings_page}
