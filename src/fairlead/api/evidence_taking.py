@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Final
 
 from fairlead.api.context import Context
-from fairlead.api.evidence_reading import Sources
+from fairlead.api.source_rows import Sources, bundle_of, labelled, load_rows
 from fairlead.core.artifact import Artifact
 from fairlead.core.bundle import Bundle
-from fairlead.core.dataset import Dataset, bind
+from fairlead.core.dataset import bind
 from fairlead.core.errors import UsageError
 from fairlead.core.evidence import Evidence
 from fairlead.core.files import digest_bytes
@@ -58,7 +58,7 @@ def _time(sources: Sources, context: Context) -> list[Evidence]:
 
     context.progress.begin("time requests in this process")
     artifact = Artifact.from_reference(sources.model or "")
-    bundle, rows = _bundle(artifact, sources, context), _rows(sources)
+    bundle, rows = _bundle(artifact, sources, context), load_rows(sources)
     subject = bundle.digest if artifact.format == "bundle" else artifact.digest
     return time_in_process(bundle, rows, subject=subject, trust=sources.trust)
 
@@ -67,8 +67,8 @@ def _quality(sources: Sources, context: Context) -> list[Evidence]:
     """Compare current rows, or the log of the service, with the bundle's reference."""
     if sources.model is None:
         return []
-    artifact = Artifact.from_reference(sources.model)
-    if artifact.format != "bundle":
+    bundle = bundle_of(sources)
+    if bundle is None:
         context.progress.note(
             f"{sources.model} is no bundle, so there is no reference to compare with; "
             "pack it with the rows it was evaluated on"
@@ -77,9 +77,8 @@ def _quality(sources: Sources, context: Context) -> list[Evidence]:
     from fairlead.observe.monitoring import MonitoringConfig, monitor
 
     context.progress.begin("compare with the bundle's reference")
-    bundle = Bundle.open(artifact.path or "")
     if sources.data is not None:
-        current = _labelled(_rows(sources), bundle)
+        current = labelled(load_rows(sources), bundle)
         watched = monitor(bundle, current, MonitoringConfig(), trust=sources.trust)
         return list(watched.evidence)
     from fairlead.api.service_place import find_place
@@ -100,28 +99,13 @@ _TAKERS: Final[dict[QuestionId, tuple[Callable[[Sources, Context], list[Evidence
 }
 
 
-def _rows(sources: Sources) -> Dataset:
-    from fairlead.backends.datasets import load_dataset
-
-    return load_dataset(sources.data or "", labels=sources.labels)
-
-
-def _labelled(rows: Dataset, bundle: Bundle) -> Dataset:
-    """Take the labels from the bundle's own label column when nobody named one."""
-    name = bundle.manifest.label_column
-    if rows.labels is not None or name is None or name not in rows.columns:
-        return rows
-    columns = {key: array for key, array in rows.columns.items() if key != name}
-    return Dataset(columns, rows.columns[name], name, rows.source)
-
-
 def _bundle(artifact: Artifact, sources: Sources, context: Context) -> Bundle:
     """Open a bundle; a model that is none yet is packed into the workspace once."""
     if artifact.format == "bundle":
         return Bundle.open(artifact.path or "")
     from fairlead.api.packing import pack
 
-    parts = f"{artifact.digest} {_rows(sources).digest} {sources.labels}"
+    parts = f"{artifact.digest} {load_rows(sources).digest} {sources.labels}"
     key = digest_bytes(parts.encode()).removeprefix("sha256:")[:16]
     folder = context.workspace.artifacts / f"packed-{key}"
     if folder.is_dir() and artifact.path is not None:
@@ -145,9 +129,9 @@ def _feeds(url: str, service: str, sources: Sources) -> Feeds | None:
     from fairlead.backends.senders import read_model
 
     signature = read_model(url, service).signature
-    rows = _rows(sources)
+    rows = load_rows(sources)
     columns: tuple[str, ...] = ()
-    if sources.model is not None and Artifact.from_reference(sources.model).format == "bundle":
-        bundle = Bundle.open(sources.model)
-        rows, columns = _labelled(rows, bundle), bundle.manifest.feature_columns
+    bundle = bundle_of(sources)
+    if bundle is not None:
+        rows, columns = labelled(rows, bundle), bundle.manifest.feature_columns
     return bind(rows, signature, feature_columns=columns)

@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 
 from fairlead.api.request_shares import latency_of, time_shares
-from fairlead.core.bundle import Bundle
+from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.dataset import Dataset, bind
 from fairlead.core.evidence import Evidence
-from fairlead.core.ports import Feeds, Runner
+from fairlead.core.ports import Feeds
+from fairlead.measure.latency import Timing, measure_interleaved
 from fairlead.measure.verdict import Surroundings
 
 __all__ = ["padding_share", "time_in_process"]
@@ -42,8 +43,9 @@ def time_in_process(
     feeds = bind(rows, bundle.signature, feature_columns=bundle.manifest.feature_columns)
     with closing(open_runner(bundle, trust=trust)) as runner:
         one = rows_for(runner, feeds, 1)
+    inflation = _inflation(bundle, one, trust=trust)
+    with closing(open_runner(bundle, trust=trust)) as runner:
         times = time_requests(runner, one, requests=_REQUESTS, time_limit_s=_LIMIT_S)
-        inflation = _inflation(bundle, runner, one, trust=trust)
     around = Surroundings(
         solo_run_ms=times.parts().run_ms / inflation, padding_ratio=padding_share(feeds)
     )
@@ -51,31 +53,35 @@ def time_in_process(
     return [*evidence, latency_of(times.server_ms, subject, _METHOD)]
 
 
-def _inflation(bundle: Bundle, runner: Runner, one: Feeds, *, trust: bool) -> float:
-    """Return how much longer a run takes than with the best number of threads, at least 1."""
-    from fairlead.backends.cpus import usable_cpus
-    from fairlead.backends.runners import open_runner
-    from fairlead.measure.latency import measure_interleaved
+def _inflation(bundle: Bundle, one: Feeds, *, trust: bool) -> float:
+    """Return how many times as much a run costs as with one thread that sleeps when idle.
 
-    if bundle.manifest.kind != "onnx":
+    Threads that spin, and more threads than CPUs, are judged by CPU time as well: they take it from
+    everything else, even where a quiet machine hides it from the clock.
+    """
+    from fairlead.backends.cpus import usable_cpus
+
+    own = bundle.runtime
+    threads = own.intra_op_threads or 1
+    if bundle.manifest.kind != "onnx" or (threads == 1 and not own.allow_spinning):
         return 1.0
-    frugal = {"intra_op_threads": 1, "allow_spinning": False}
-    wide = {"intra_op_threads": usable_cpus(), "allow_spinning": False}
-    alone = [bundle.runtime.model_copy(update=change) for change in (frugal, wide)]
-    with (
-        closing(open_runner(bundle, runtime=alone[0], trust=trust)) as first,
-        closing(open_runner(bundle, runtime=alone[1], trust=trust)) as second,
-    ):
-        timings = measure_interleaved(
-            {
-                "own": lambda: runner.run(one),
-                "frugal": lambda: first.run(one),
-                "wide": lambda: second.run(one),
-            },
-            time_limit_s=_LIMIT_S / 2,
-        )
-    best = min(timing.latency_p50_ms for timing in timings.values())
-    return timings["own"].latency_p50_ms / max(best, 1e-9)
+    frugal = own.model_copy(update={"intra_op_threads": 1, "allow_spinning": False})
+    # One after the other: threads that spin would be counted against the other session too.
+    alone = _timing(bundle, frugal, one, trust=trust)
+    crowded = _timing(bundle, own, one, trust=trust)
+    # Threads in each other's way make many runs fast and some very slow: medians hide it.
+    slower = float(crowded.wall_ms.mean()) / max(float(alone.wall_ms.mean()), 1e-9)
+    dearer = crowded.cpu_median_ms / max(alone.cpu_median_ms, 1e-9)
+    is_crowded = threads > usable_cpus() or own.allow_spinning
+    return max(slower, dearer if is_crowded else 1.0, 1.0)
+
+
+def _timing(bundle: Bundle, runtime: RuntimeSettings, one: Feeds, *, trust: bool) -> Timing:
+    from fairlead.backends.runners import open_runner
+
+    with closing(open_runner(bundle, runtime=runtime, trust=trust)) as runner:
+        timings = measure_interleaved({"one": lambda: runner.run(one)}, time_limit_s=_LIMIT_S / 4)
+    return timings["one"]
 
 
 def padding_share(feeds: Feeds) -> float | None:

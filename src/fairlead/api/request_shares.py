@@ -38,13 +38,14 @@ def time_shares(
         found["queue_time_share"] = parts.queue_ms / parts.total_ms
     if parts.outside_ms is not None:
         found["network_time_share"] = parts.outside_ms / parts.total_ms
-    labels = {"cause": verdict.cause, "verdict": "model" if verdict.is_model else "infrastructure"}
+    side = "model" if verdict.is_model else "infrastructure"
+    labels = {"cause": verdict.cause, "verdict": side, "why": verdict.text}
     return [
         Evidence(
             metric=metric,
             value=value,
             unit="ratio",
-            method=f"mean over {method}; {verdict.text}",
+            method=f"mean over {method}",
             subject=subject,
             sample_size=times.n_requests,
             skill=_SKILL,

@@ -8,8 +8,9 @@ from itertools import chain, repeat
 from typing import Any
 
 from fairlead.api.context import Context
-from fairlead.api.evidence_reading import Sources, for_router, known_evidence
+from fairlead.api.evidence_reading import for_router, known_evidence
 from fairlead.api.evidence_taking import is_measurable, take_evidence
+from fairlead.api.source_rows import Sources
 from fairlead.core.errors import UsageError
 from fairlead.core.evidence import Evidence
 from fairlead.router import Answer, ask_batch
@@ -96,7 +97,7 @@ def consult(
     """
     known = list(evidence)
     if context is not None:
-        known += known_evidence(sources, context)
+        known += known_evidence(sources, context, only_fresh=measure)
     taken: list[Evidence] = []
     tried: set[str] = set()
     while True:

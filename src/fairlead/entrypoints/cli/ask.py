@@ -152,9 +152,15 @@ def _answer_one(
 
 
 def _tell_measured(result: Consultation) -> None:
+    from fairlead.api.evidence_reading import for_router
+
     for item in result.taken:
-        value = f"{item.value:.4g} {item.unit}"
-        talk().print(f"measured now: {item.metric} = {value} ({item.method})", markup=False)
+        if for_router([item]) or item.metric == "network_time_share":
+            line = f"measured now: {item.metric} = {item.value:.4g} {item.unit} ({item.method})"
+            talk().print(line, markup=False, soft_wrap=True)
+    causes = {f"{i.labels['cause']}: {i.labels['why']}" for i in result.taken if "why" in i.labels}
+    for cause in causes:
+        talk().print(f"what decides: {cause}", markup=False, soft_wrap=True)
 
 
 def _remember(result: Answer, label: Label | None) -> None:
@@ -197,8 +203,8 @@ def converse(text: str, answers: list[str], given: Given, *, is_silent: bool) ->
 
 def _ask(text: str, answers: list[str], given: Given) -> Consultation:
     from fairlead.api.context import Context
-    from fairlead.api.evidence_reading import Sources
     from fairlead.api.routing import consult
+    from fairlead.api.source_rows import Sources
 
     sources = Sources(given.model, given.data, given.labels, given.url, given.slo_ms, given.trust)
     with progress() as bars:

@@ -36,9 +36,9 @@ def answer(arguments: AnswerArguments, desk: Desk) -> Document:
 
 
 def _turn(text: str, said: Sequence[str], given: AskArguments, desk: Desk) -> Document:
-    from fairlead.api.evidence_reading import Sources
     from fairlead.api.feedback import remember
     from fairlead.api.routing import answer_document, consult
+    from fairlead.api.source_rows import Sources
 
     sources = Sources(**given.model_dump(exclude={"text", "measure"}))
     context = desk.context()
