@@ -135,3 +135,11 @@ def test_garbage_is_an_error(tmp_path, name, content):
     with pytest.raises(ModelError):
         packed(tmp_path, path, iris_data())
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_truncated_file_is_an_error_and_crashes_nothing(tmp_path, keep):
+    path = xgb_file(tmp_path, "binary:logistic", BINARY)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(ModelError, match="not an XGBoost model"):
+        packed(tmp_path, path, data(BINARY))

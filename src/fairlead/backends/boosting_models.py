@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +41,61 @@ __all__ = ["convert_lightgbm", "convert_xgboost"]
 _COMPARED_ROWS = 2000
 _OPSET = 15
 _SUFFIX = {"xgboost": ".ubj", "lightgbm": ".txt"}
+
+
+_PROBE = """
+import importlib, sys
+import numpy as np
+for name in ("pandas", "sklearn", "matplotlib", "pyarrow", "dask", "datatable", "polars"):
+    sys.modules[name] = None  # optional for the boosters, and most of the time to import them
+library = importlib.import_module(sys.argv[1])
+booster = library.Booster(model_file=sys.argv[2])
+is_xgboost = sys.argv[1] == "xgboost"
+rng = np.random.default_rng(0)
+rows = rng.normal(size=(256, booster.num_features() if is_xgboost else booster.num_feature()))
+rows *= 10.0 ** rng.integers(-3, 5, size=rows.shape)
+rows[rng.random(rows.shape) < 0.1] = np.nan
+if is_xgboost:
+    booster.save_config()
+    names, kinds = booster.feature_names, booster.feature_types
+    if "c" in (kinds or ()):
+        rows = np.zeros_like(rows)
+    booster.predict(library.DMatrix(rows, feature_names=names, feature_types=kinds))
+else:
+    booster.predict(rows)
+"""
+_PROBE_TIMEOUT_S = 120
+
+
+def _check_file(path: Path, library: str) -> None:
+    """Load a model file in a process of its own, because a damaged one can crash the libraries.
+
+    Raises:
+        ModelError: The process died or could not load and run it.
+        MissingExtraError: The library is not installed.
+    """
+    with requires("boosting", needed_by=f"reading {path.name}"):
+        if library in sys.modules and sys.modules[library] is None:
+            raise ModuleNotFoundError(name=library)
+        if importlib.util.find_spec(library) is None:
+            raise ModuleNotFoundError(name=library)
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", _PROBE, library, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=_PROBE_TIMEOUT_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode == 0:
+        return
+    words = [line for line in done.stderr.splitlines() if "Error" in line.split(" ")[0]]
+    reason = words[-1][:200] if words and done.returncode > 0 else "the file is damaged"
+    name = "an XGBoost" if library == "xgboost" else "a LightGBM"
+    raise ModelError(
+        f"{path} is not {name} model that can be run: {reason}",
+        hint="save it again with booster.save_model(path)",
+    )
 
 
 @dataclass(frozen=True)
@@ -78,6 +136,7 @@ def convert_xgboost(
         DataError: The columns do not fit the model.
         MissingExtraError: XGBoost is not installed.
     """
+    _check_file(path, "xgboost")
     booster = load_booster(path, "xgboost")
     learner = json.loads(booster.save_config())["learner"]
     kinds = booster.feature_types or []
@@ -103,6 +162,7 @@ def convert_lightgbm(
         DataError: The columns do not fit the model.
         MissingExtraError: LightGBM is not installed.
     """
+    _check_file(path, "lightgbm")
     booster = load_booster(path, "lightgbm")
     head = path.read_text(errors="replace")[:100_000]
     objective = re.search(r"^objective=(\S+)", head, re.M)
