@@ -15,6 +15,7 @@ from fairlead.core.dataset import Dataset, bind
 from fairlead.core.ports import Feeds, Progress, Runner, SilentProgress
 from fairlead.core.report import Outcome
 from fairlead.measure.comparison import measure_speed, rows_for
+from fairlead.measure.latency import measure_interleaved
 from fairlead.measure.request_path import time_requests
 from fairlead.measure.verdict import RequestTimes, Surroundings, find_bottleneck
 from fairlead.optimize.hardware.card import CARD
@@ -27,6 +28,8 @@ __all__ = ["tune"]
 _SMALL_MODEL_BYTES = 256 * 2**20
 """Larger models are tried at one graph level only: every setting holds a copy in memory."""
 _LEVELS = ("all", "basic")
+_SHORT_RUN_MS = 0.05
+"""Waking a thread takes some ten microseconds: shorter runs are tried on one thread only."""
 
 
 def tune(
@@ -96,7 +99,7 @@ def _tune(
     settings = _settings(bundle, own, cpus)
     with _open_all(bundle, {"own": own, **settings}, trust) as runners:
         before = runners.pop("own")
-        contest = _contest(runners, before, feeds, config)
+        contest = _contest(settings, runners, before, feeds, config)
         says.advance(2)
         after = runners[contest.tournament.winner]
         speed = measure_speed(before, after, feeds, time_limit_s=0.15 * limit, seed=config.seed)
@@ -131,11 +134,18 @@ class _Contest:
 
 
 def _contest(
-    runners: dict[str, Runner], before: Runner, feeds: Feeds, config: HardwareConfig
+    settings: dict[str, RuntimeSettings],
+    runners: dict[str, Runner],
+    before: Runner,
+    feeds: Feeds,
+    config: HardwareConfig,
 ) -> _Contest:
     """Choose threads and graph level on one row, grow the batch, choose again if it matters."""
     method, limit = METHODS[config.method], config.time_limit_s
     one = rows_for(before, feeds, 1)
+    if _is_short(before, one):
+        single = {name for name, its in settings.items() if (its.intra_op_threads or 1) == 1}
+        runners = {name: runner for name, runner in runners.items() if name in single} or runners
     tournament = method(runners, one, goal=config.goal, time_limit_s=0.35 * limit)
     fixed = _fixed_batch(before)
     steps = grow_batch(
@@ -150,6 +160,12 @@ def _contest(
         batch = rows_for(before, feeds, best)
         tournament = method(runners, batch, goal=config.goal, time_limit_s=0.15 * limit)
     return _Contest(tournament, steps, fixed or best)
+
+
+def _is_short(runner: Runner, batch: Feeds) -> bool:
+    """Whether a run is over before a second thread has woken up."""
+    timing = measure_interleaved({"": lambda: runner.run(batch)}, blocks=5, time_limit_s=1.0)[""]
+    return bool(timing.wall_ms.min() < _SHORT_RUN_MS)
 
 
 def _fixed_batch(runner: Runner) -> int | None:
