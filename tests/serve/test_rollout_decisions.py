@@ -173,6 +173,26 @@ def test_any_interruption_gives_the_traffic_back(journal, error):
     assert server.split.weights["candidate"] == 0.0
 
 
+def test_giving_the_traffic_back_is_tried_again(journal):
+    """An interrupt in the middle of an exchange spoils the connection for the next one."""
+    server = FakeServer()
+    answered = server.set_traffic
+    failures = iter([EndpointError("request already sent", hint="")])
+
+    def spoil(split):
+        if split.weights["candidate"] == 0.0 and (error := next(failures, None)):
+            raise error
+        return answered(split)
+
+    def interrupt(traffic):
+        server.set_traffic = spoil
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decide(journal, server, traffic=FakeTraffic(server, on_advance=interrupt))
+    assert server.split.weights["candidate"] == 0.0
+
+
 def test_a_second_hand_on_the_split_ends_the_rollout(journal):
     server = FakeServer()
 

@@ -19,6 +19,8 @@ from fairlead.serve.rollout.target import RolloutTarget, Traffic
 
 __all__ = ["roll_out", "steer"]
 
+_RESTORE_ATTEMPTS = 3
+
 
 def roll_out(
     endpoint: Endpoint,
@@ -184,6 +186,8 @@ def _guarded(canary: Canary, journal: RolloutJournal, listener: Progress) -> Dec
             }
         )
         journal.write(ended)
+        if lost:
+            listener.note("the traffic could not be given back to the baseline")
         if lost and isinstance(exc, EndpointError):
             raise EndpointError(
                 f"the server was lost during the rollout: {exc.message}; "
@@ -195,12 +199,16 @@ def _guarded(canary: Canary, journal: RolloutJournal, listener: Progress) -> Dec
 
 
 def _restore(canary: Canary) -> bool:
-    """Return whether giving the traffic back failed too."""
-    try:
-        canary.restore()
-    except FairleadError:
-        return True
-    return False
+    """Give the traffic back to the baseline; return whether that failed too."""
+    for _ in range(_RESTORE_ATTEMPTS):
+        try:
+            canary.restore()
+        except FairleadError:
+            # An interrupt in the middle of an exchange leaves a connection that must be closed,
+            # which the failed attempt has done.
+            continue
+        return False
+    return True
 
 
 def _run(canary: Canary, journal: RolloutJournal, listener: Progress) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairlead.core.decision import Guardrail
 from fairlead.measure.exceedance import ExceedanceTest
@@ -21,9 +21,6 @@ from fairlead.measure.sequential import (
 from fairlead.serve.rollout.config import RolloutConfig
 from fairlead.serve.rollout.methods.quality import QualityGuard
 from fairlead.serve.rollout.target import Observation
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ConditionalBetting"]
 
