@@ -15,7 +15,8 @@ from fairlead.measure.slo import BURN_RULES, BurnRule, ServiceLevels, span
 __all__ = ["LATENCY_BUCKETS_S", "build_rules", "render_rules"]
 
 LATENCY_BUCKETS_S: Final[tuple[float, ...]] = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
 )  # fmt: skip
 """Upper bounds of `fairlead_request_duration_seconds` as the server exports it."""
 

@@ -41,7 +41,7 @@ class Signal(Value):
     bundle_digest: str
     n_rows: int
     drifted: tuple[ColumnDrift, ...]
-    """Drifted columns, the largest effect first."""
+    """Drifted inputs, then their relations, then outputs; the largest effect first in each."""
     alerts: tuple[Alert, ...] = ()
 
     @property

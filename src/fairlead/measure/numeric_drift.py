@@ -81,7 +81,10 @@ def numeric_tests(
         "out-of-range": _out_of_range(reference, window, limits),
         "missing-values": _missing(reference, window, limits),
     }
-    return NumericTests(p_values, distance, cohen_w)
+    beyond = np.divide(
+        window.beyond, reference.std, out=np.zeros(len(kept)), where=reference.std > 0
+    )
+    return NumericTests(p_values, distance + beyond, cohen_w)
 
 
 def _kept_edges(reference: NumericReference, window: NumericCounts) -> Mask:

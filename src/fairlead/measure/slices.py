@@ -250,7 +250,7 @@ def _adds_to_parents(half: _Half, one: _Scored, mask: Mask) -> bool:
     for dropped in range(len(one.slice)):
         parent = one.slice[:dropped] + one.slice[dropped + 1 :]
         rest = half.mask(parent) & ~mask
-        if rest.any() and _worse_z(half.errors[mask], half.errors[rest]) < _CHILD_Z:
+        if not rest.any() or _worse_z(half.errors[mask], half.errors[rest]) < _CHILD_Z:
             return False
     return True
 

@@ -81,6 +81,7 @@ class NumericCounts:
         n_rows: Rows of the window.
         under: Rows under the smallest reference value, shape (n_columns,).
         over: Rows above the largest reference value, shape (n_columns,).
+        beyond: Mean distance of the rows from the reference's range, shape (n_columns,).
         mean: Shape (n_columns,); NaN where nothing is present.
     """
 
@@ -89,6 +90,7 @@ class NumericCounts:
     n_rows: int
     under: Ints
     over: Ints
+    beyond: Floats
     mean: Floats
 
 
@@ -170,7 +172,7 @@ def count_numeric(reference: NumericReference, window: Mapping[str, Array]) -> N
     below = np.zeros(reference.below.shape, dtype=np.int64)
     size = len(reference.columns)
     present, under, over = (np.zeros(size, dtype=np.int64) for _ in range(3))
-    mean = np.full(size, np.nan)
+    beyond, mean = np.zeros(size), np.full(size, np.nan)
     n_rows = 0
     for index, column in enumerate(reference.columns):
         values = as_numbers(column.name, window[column.name])
@@ -189,7 +191,10 @@ def count_numeric(reference: NumericReference, window: Mapping[str, Array]) -> N
         if column.minimum is not None and column.maximum is not None:
             under[index] = np.count_nonzero(values < column.minimum)
             over[index] = np.count_nonzero(values > column.maximum)
-    return NumericCounts(below, present, n_rows, under, over, mean)
+            if under[index] + over[index]:
+                inside = np.clip(values, column.minimum, column.maximum)
+                beyond[index] = np.abs(values - inside).sum() / found
+    return NumericCounts(below, present, n_rows, under, over, beyond, mean)
 
 
 def _below(values: Floats, edges: Floats) -> Ints:

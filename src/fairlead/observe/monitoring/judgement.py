@@ -57,20 +57,6 @@ def judge(
 
 
 def _drifted(drift: WindowDrift) -> tuple[ColumnDrift, ...]:
-    columns = [
-        ColumnDrift(
-            column=shift.column,
-            role=shift.role,
-            method=shift.method,
-            statistic=shift.effect,
-            p_value=shift.p_value,
-            effect=shift.effect,
-            effect_unit=shift.effect_unit,
-            is_drifted=True,
-        )
-        for shift in drift.columns
-        if shift.is_drifted
-    ]
     relations = [
         ColumnDrift(
             column=f"{relation.first} ~ {relation.second}",
@@ -84,7 +70,24 @@ def _drifted(drift: WindowDrift) -> tuple[ColumnDrift, ...]:
         )
         for relation in drift.relations
     ]
-    return (*columns, *relations)
+    return (*_of_role(drift, "input"), *relations, *_of_role(drift, "output"))
+
+
+def _of_role(drift: WindowDrift, role: str) -> list[ColumnDrift]:
+    return [
+        ColumnDrift(
+            column=shift.column,
+            role=shift.role,
+            method=shift.method,
+            statistic=shift.effect,
+            p_value=shift.p_value,
+            effect=shift.effect,
+            effect_unit=shift.effect_unit,
+            is_drifted=True,
+        )
+        for shift in drift.columns
+        if shift.is_drifted and shift.role == role
+    ]
 
 
 def _kind(drift: WindowDrift) -> Kind:
