@@ -11,7 +11,7 @@ import numpy as np
 
 from fairlead.core.bundle import Bundle, Scores, copy_bundle, derive_bundle
 from fairlead.core.dataset import Dataset
-from fairlead.core.report import Finding, Measure, Outcome, Report, Table
+from fairlead.core.report import Finding, Measure, Outcome, Report, Table, Verdict
 from fairlead.measure.comparison import (
     Comparison,
     Goal,
@@ -140,8 +140,30 @@ def conclude(
             scores=_scores(parent, comparison, rows),
             packages=candidate.packages,
         )
+    report = _report(parent, noun, candidate, rows, (verdict, reason), skill=skill, title=title)
+    subject = noun.digest if verdict == "done" else parent.digest
+    labels = {"data": rows.digest, "change": candidate.change, "parent": parent.digest}
+    if verdict != "done":
+        labels["shipped"] = "no"
+    return Outcome(
+        noun, report, comparison_evidence(comparison, subject=subject, skill=skill, labels=labels)
+    )
+
+
+def _report(
+    parent: Bundle,
+    noun: Bundle,
+    candidate: Candidate,
+    rows: Dataset,
+    decision: tuple[Verdict, str],
+    *,
+    skill: str,
+    title: str,
+) -> Report:
+    verdict, reason = decision
+    comparison = candidate.comparison
     words = {"done": "changed", "kept": "stays as it is", "refused": "was refused"}[verdict]
-    report = Report(
+    return Report(
         skill=skill,
         title=title,
         summary=f"{parent.name} {words}: {reason}.",
@@ -162,13 +184,6 @@ def conclude(
             "edge_deviation": comparison.edges.largest_deviation,
             **(candidate.details or {}),
         },
-    )
-    subject = noun.digest if verdict == "done" else parent.digest
-    labels = {"data": rows.digest, "change": candidate.change, "parent": parent.digest}
-    if verdict != "done":
-        labels["shipped"] = "no"
-    return Outcome(
-        noun, report, comparison_evidence(comparison, subject=subject, skill=skill, labels=labels)
     )
 
 

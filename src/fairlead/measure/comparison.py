@@ -349,17 +349,11 @@ def comparison_evidence(
     cpu = "interleaved blocks, CPU time, one thread"
     wall = "interleaved blocks, wall time, one thread"
     ratio, after = speed.ratio, speed.after
+    interval = (ratio.ci_low, ratio.ci_high)
     upper = quality.upper if np.isfinite(quality.upper) else None
     items = [
         item("size_bytes", comparison.size_after, "bytes", "size of the model file", 1),
-        item(
-            "speedup_ratio",
-            ratio.value,
-            "ratio",
-            cpu,
-            ratio.n_blocks,
-            (ratio.ci_low, ratio.ci_high),
-        ),
+        item("speedup_ratio", ratio.value, "ratio", cpu, ratio.n_blocks, interval),
         item("latency_p50_ms", after.latency_p50_ms, "ms", wall, after.n_calls),
         item("latency_p99_ms", after.latency_p99_ms, "ms", wall, after.n_calls),
         item("throughput_rps", after.throughput_rps, "rps", wall, after.n_calls),

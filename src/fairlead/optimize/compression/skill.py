@@ -36,8 +36,7 @@ def compress(
 ) -> Outcome[Bundle]:
     """Replace large weight matrices by two small ones if the held-back rows allow it.
 
-    Half of the rows, always the same ones, choose the ranks; the other half decides. So the
-    decision is not made on rows that the choice has seen.
+    Half of the rows, always the same ones, choose the ranks; the other half decides.
 
     Args:
         bundle: What is compressed; it is not changed.
@@ -47,9 +46,8 @@ def compress(
         progress: Hears how far the work is.
 
     Returns:
-        `done` with the derived bundle, `kept` with a copy of the original when no matrix is
-        worth it or nothing is gained, `refused` with the original when every compression breaks
-        the budget and nothing was written.
+        `done` with the derived bundle, `kept` with a copy of the original when nothing is gained,
+        `refused` with the original, nothing written, when every compression breaks the budget.
 
     Raises:
         DataError: The rows do not fit the model, there are fewer than two, or no metric can be
