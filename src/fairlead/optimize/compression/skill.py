@@ -50,8 +50,7 @@ def compress(
         `refused` with the original, nothing written, when every compression breaks the budget.
 
     Raises:
-        DataError: The rows do not fit the model, there are fewer than two, or no metric can be
-            computed on them.
+        DataError: The rows do not fit, are fewer than two, or allow no metric.
         ModelError: The model cannot be read or run.
         ConflictError: `out` exists.
         WorkspaceError: It cannot be written.
