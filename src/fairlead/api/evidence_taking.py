@@ -10,7 +10,7 @@ from fairlead.api.source_rows import Sources, bundle_of, labelled, load_rows
 from fairlead.core.artifact import Artifact
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import bind
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import NotFoundError, UsageError
 from fairlead.core.evidence import Evidence
 from fairlead.core.files import digest_bytes
 from fairlead.core.ports import Feeds
@@ -65,30 +65,33 @@ def _time(sources: Sources, context: Context) -> list[Evidence]:
 
 def _quality(sources: Sources, context: Context) -> list[Evidence]:
     """Compare current rows, or the log of the service, with the bundle's reference."""
-    if sources.model is None:
-        return []
+    from fairlead.api.observing import monitor
+
     bundle = bundle_of(sources)
-    if bundle is None:
+    if sources.data is not None and bundle is not None:
+        watched = monitor(
+            bundle.path,
+            sources.data,
+            labels=sources.labels,
+            trust=sources.trust,
+            context=context,
+        )
+        return list(watched.evidence)
+    if sources.url is None:
         context.progress.note(
             f"{sources.model} is no bundle, so there is no reference to compare with; "
             "pack it with the rows it was evaluated on"
         )
         return []
-    from fairlead.observe.monitoring import MonitoringConfig, monitor
-
-    context.progress.begin("compare with the bundle's reference")
-    if sources.data is not None:
-        current = labelled(load_rows(sources), bundle)
-        watched = monitor(bundle, current, MonitoringConfig(), trust=sources.trust)
-        return list(watched.evidence)
     from fairlead.api.service_place import find_place
-    from fairlead.backends.prediction_log import ParquetPredictionLog
 
-    service = find_place(sources.url or "", context).service
-    batch = ParquetPredictionLog(context.workspace.predictions).read(service, limit=20_000)
-    if batch is None:
+    service = find_place(sources.url, context).service
+    try:
+        watched = monitor(None if bundle is None else bundle.path, service=service, context=context)
+    except NotFoundError as error:
+        context.progress.note(f"drift is not known: {error.message}")
         return []
-    return list(monitor(bundle, batch, MonitoringConfig(), service=service).evidence)
+    return list(watched.evidence)
 
 
 _TAKERS: Final[dict[QuestionId, tuple[Callable[[Sources, Context], list[Evidence]], ...]]] = {
