@@ -27,8 +27,10 @@ _MOST_PAIRED = 120
 _BEAM = 60
 _CANDIDATES = 300
 _TESTED = 40
-_CHILD_Z = 2.0
-_MOST_OVERLAP = 0.5
+_CHILD_Z = 3.0
+"""How clearly each condition must make a slice worse; many conditions are tried on each."""
+_OWN_Z = 2.0
+"""How clearly the rows that no better slice holds must be worse than the rest."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def find_slices(
         return ()
     half = _Half([f.codes[search] for f in features], _sizes(features), errors[search])
     candidates = _search(half, limits)
-    chosen = _without_repeats(half, candidates)[:_TESTED]
+    chosen = _without_repeats(half, candidates, limits.min_rows)
     return _confirmed(features, errors, confirm, chosen, limits)
 
 
@@ -228,18 +230,21 @@ def _level_three(half: _Half, limits: SliceLimits, pairs: Sequence[_Scored]) -> 
     return list(found.values())
 
 
-def _without_repeats(half: _Half, candidates: Sequence[_Scored]) -> list[_Scored]:
-    """Drop slices that say no more than a shorter one or than a better one of the same rows."""
+def _without_repeats(half: _Half, candidates: Sequence[_Scored], min_rows: int) -> list[_Scored]:
+    """Drop slices that say no more than a shorter one, or than the better ones before them."""
     kept: list[_Scored] = []
-    masks: list[Mask] = []
+    covered = np.zeros(len(half.errors), dtype=bool)
     for one in candidates:
         mask = half.mask(one.slice)
+        own, outside = mask & ~covered, ~mask & ~covered
+        if own.sum() < min_rows / 2:
+            continue
+        if _worse_z(half.errors[own], half.errors[outside]) < _OWN_Z:
+            continue
         if len(one.slice) > 1 and not _adds_to_parents(half, one, mask):
             continue
-        if any(_overlap(mask, other) > _MOST_OVERLAP for other in masks):
-            continue
         kept.append(one)
-        masks.append(mask)
+        covered |= mask
         if len(kept) >= _TESTED:
             break
     return kept
@@ -253,10 +258,6 @@ def _adds_to_parents(half: _Half, one: _Scored, mask: Mask) -> bool:
         if not rest.any() or _worse_z(half.errors[mask], half.errors[rest]) < _CHILD_Z:
             return False
     return True
-
-
-def _overlap(one: Mask, other: Mask) -> float:
-    return float((one & other).sum()) / max(1.0, float(min(one.sum(), other.sum())))
 
 
 def _worse_z(inside: Floats, outside: Floats) -> float:
@@ -302,7 +303,7 @@ def _confirmed(
     found = []
     for one, mask, p_value in zip(chosen, masks, benjamini_hochberg(raw).tolist(), strict=True):
         inside = int(mask.sum())
-        if inside < limits.min_rows or p_value > limits.alpha:
+        if inside < limits.min_rows / 2 or p_value > limits.alpha:
             continue
         error = float(half.errors[mask].mean())
         if error < limits.min_lift * overall:
