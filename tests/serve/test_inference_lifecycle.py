@@ -41,7 +41,6 @@ from fairlead.core.settings import Settings
 from fairlead.core.workspace import Workspace
 from fairlead.measure.profile import flatten_inputs
 from fairlead.serve.inference import ServingConfig, serve
-from fairlead.serve.inference.cores import available_cores
 
 from . import inference_models as models
 from .conftest import serving
@@ -324,13 +323,3 @@ def test_records_without_a_process_are_stale(workspace):
     assert list_services(workspace) == []
     (workspace.services / "half.json").write_text("{")
     assert list_services(workspace) == []
-
-
-def test_cores_follow_affinity_quota_and_limit(tmp_path):
-    quota = tmp_path / "cpu.max"
-    whole = available_cores(quota_file=quota)
-    quota.write_text("50000 100000\n")
-    assert available_cores(quota_file=quota) == 1
-    quota.write_text("max 100000\n")
-    assert available_cores(quota_file=quota) == whole
-    assert available_cores(1, quota_file=quota) == 1

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from fairlead.backends.cpus import usable_cpus
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import UsageError
@@ -17,7 +18,6 @@ from fairlead.measure.profile import flatten_outputs
 from fairlead.measure.quality import run_batches
 from fairlead.serve.inference.arms import free_signature
 from fairlead.serve.inference.card import CARD
-from fairlead.serve.inference.cores import available_cores
 
 __all__ = ["score_file"]
 
@@ -47,7 +47,7 @@ def score_file(
         raise UsageError(f"{out} is the file that is read", hint="write to another file")
     numbers, texts = _needed(bundle)
     batches = stream_rows(data, numbers=numbers, texts=texts, keep=keep, batch_rows=batch_rows)
-    threads = bundle.runtime.intra_op_threads or available_cores()
+    threads = bundle.runtime.intra_op_threads or usable_cpus()
     runtime = bundle.runtime.model_copy(update={"intra_op_threads": threads})
     runner = open_runner(bundle, runtime=runtime, trust=trust)
     n_rows = count_rows(data)

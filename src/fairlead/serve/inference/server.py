@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fairlead.backends.cpus import usable_cpus
 from fairlead.backends.prediction_log import ParquetPredictionLog
 from fairlead.backends.server_process import port_error
 from fairlead.backends.services import (
@@ -30,7 +31,6 @@ from fairlead.core.extras import requires
 from fairlead.core.workspace import Workspace
 from fairlead.serve.inference.arms import Arm, check_same_inputs, open_arm
 from fairlead.serve.inference.config import ServingConfig
-from fairlead.serve.inference.cores import available_cores
 from fairlead.serve.inference.dataplane import Dataplane
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.recording import log_observer
@@ -120,7 +120,7 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
 
 
 def _open_arms(plan: ServerPlan, stack: ExitStack) -> dict[str, Arm]:
-    cores = max(1, available_cores(plan.cpu_limit) // len(plan.bundles))
+    cores = max(1, usable_cpus(plan.cpu_limit) // len(plan.bundles))
     arms: dict[str, Arm] = {}
     for name, bundle in plan.bundles.items():
         arms[name] = open_arm(name, bundle, plan.config, cores=cores, trust=plan.trust)
