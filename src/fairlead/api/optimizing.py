@@ -11,7 +11,7 @@ from fairlead.core.artifact import Artifact
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset, bind
 from fairlead.core.errors import ConflictError, UsageError
-from fairlead.core.files import digest_bytes
+from fairlead.core.files import digest_bytes, user_path
 from fairlead.core.report import Outcome
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _begin(
     """Open the bundle, packing a model first, and read the rows; fail early on a taken place."""
     from fairlead.backends.datasets import load_dataset
 
-    target = Path(out).expanduser()
+    target = user_path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConflictError(
             f"{target} already exists", hint="choose another folder, or remove this one first"

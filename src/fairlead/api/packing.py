@@ -26,6 +26,7 @@ from fairlead.core.bundle import (
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import ConflictError
 from fairlead.core.evidence import Evidence, current_environment
+from fairlead.core.files import user_path
 from fairlead.core.profile import ReferenceProfile
 from fairlead.core.report import Finding, Measure, Outcome, Report, Table
 from fairlead.measure.profile import build_profile, flatten_inputs, flatten_outputs
@@ -86,7 +87,7 @@ def pack(
     """
     from fairlead.backends.intake import take_in
 
-    target = Path(out).expanduser()
+    target = user_path(out)
     _check_target(target, replace=replace)
     ctx = context or Context.open()
     rows = data if isinstance(data, Dataset) else load_dataset(data, labels=labels)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fairlead.api.context import Context
 from fairlead.core.bundle import Bundle
 from fairlead.core.errors import DataError, EndpointError, UsageError
+from fairlead.core.files import user_path
 from fairlead.core.report import Outcome
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _open_target(
     if "://" in text:
         url = check_loopback(text)
         yield _described(url, model or _service_at(url, ctx), data, labels, ())
-    elif Path(text).expanduser().is_dir():
+    elif user_path(text).is_dir():
         bundle = Bundle.open(text)
         _check_rows(bundle, data, labels)
         name = f"scale-{bundle.version}"

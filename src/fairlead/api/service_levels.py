@@ -42,11 +42,11 @@ def write_alert_rules(
         WorkspaceError: The file cannot be written.
     """
     from fairlead.backends.prometheus_rules import build_rules, render_rules
-    from fairlead.core.files import write_text
+    from fairlead.core.files import user_path, write_text
 
     levels = ServiceLevels.parse(settings or {})
     groups = build_rules(service, levels)["groups"]
-    path = Path(out).expanduser()
+    path = user_path(out)
     write_text(
         path,
         render_rules(

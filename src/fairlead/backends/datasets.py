@@ -18,7 +18,7 @@ from fairlead.backends.imports import load_attribute
 from fairlead.core.dataset import Array, Dataset
 from fairlead.core.errors import DataError, NotFoundError
 from fairlead.core.extras import requires
-from fairlead.core.files import write_bytes
+from fairlead.core.files import user_path, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,8 @@ _HINT = (
 )
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__")
 _SHOWN_ROWS = 5
+_DEEPEST = 200
+"""Levels of brackets in a line of JSON."""
 
 
 def load_dataset(reference: str | os.PathLike[str], *, labels: str | None = None) -> Dataset:
@@ -55,7 +57,9 @@ def load_dataset(reference: str | os.PathLike[str], *, labels: str | None = None
         MissingExtraError: `sklearn:` was asked for without scikit-learn.
     """
     text = os.fspath(reference)
-    path = Path(text).expanduser()
+    path = user_path(text)
+    if not text.strip():
+        raise NotFoundError("the name of the data is empty", hint=_HINT)
     if path.suffix.lower() in _READERS and (path.exists() or not _is_import_string(text)):
         found = _read_file(path, text)
     elif text.startswith("sklearn:"):
@@ -93,7 +97,7 @@ def save_dataset(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
     table = pa.table({name: arrow_from_array(array) for name, array in columns.items()})
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
-    target = Path(path).expanduser()
+    target = user_path(path)
     write_bytes(target, buffer.getvalue().to_pybytes())
     return target
 
@@ -158,9 +162,23 @@ def _read_csv(path: Path) -> dict[str, Array]:
 def _read_json_lines(path: Path) -> dict[str, Array]:
     from pyarrow import json
 
+    _refuse_deep_nesting(path)
     # The default block is 1 MiB, and a row that does not fit in a block cannot be read.
     options = json.ReadOptions(block_size=max(1 << 20, min(path.stat().st_size, 1 << 30)))
     return _columns(json.read_json(path, read_options=options), path)
+
+
+def _refuse_deep_nesting(path: Path) -> None:
+    """Keep from the parser what overflows its stack and kills the process."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+                continue
+            codes = np.frombuffer(line, np.uint8)
+            steps = np.isin(codes, (0x5B, 0x7B)).astype(np.int32)
+            depth = np.cumsum(steps - np.isin(codes, (0x5D, 0x7D))).max()
+            if depth > _DEEPEST:
+                raise ValueError(f"line {number} is nested {depth} levels deep")
 
 
 def _columns(table: pa.Table, path: Path) -> dict[str, Array]:
@@ -215,13 +233,23 @@ def _read_bundled(reference: str) -> Dataset:
 
 def _call(reference: str, labels: str | None) -> Dataset:
     function = load_attribute(reference)
-    value = function() if callable(function) else function
+    value = _result_of(function, reference) if callable(function) else function
     if isinstance(value, Dataset):
         return value
     if isinstance(value, tuple) and len(value) == 2:
         target = None if value[1] is None else _text_as_objects(np.asarray(value[1]))
         return Dataset(_columns_of(value[0], reference), target, labels or "label", reference)
     return Dataset(_columns_of(value, reference), source=reference)
+
+
+def _result_of(function: Callable[[], Any], reference: str) -> Any:  # noqa: ANN401 (user's value)
+    try:
+        return function()
+    except (Exception, SystemExit) as exc:
+        raise DataError(
+            f"calling {reference} failed: {type(exc).__name__}: {exc}".splitlines()[0],
+            hint="name a function that takes no arguments and returns the rows",
+        ) from exc
 
 
 def _columns_of(value: Any, reference: str) -> dict[str, Array]:  # noqa: ANN401 (user's value)

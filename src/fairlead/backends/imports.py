@@ -26,14 +26,14 @@ def load_attribute(reference: str) -> Any:  # noqa: ANN401 (whatever the user na
     with _working_directory_importable():
         try:
             found: Any = importlib.import_module(module_name)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise NotFoundError(
-                f"importing {module_name} failed: {type(exc).__name__}: {exc}".splitlines()[0],
+                f"importing `{module_name}` failed: {type(exc).__name__}: {exc}".splitlines()[0],
                 hint="run the command in the folder that holds the module, or install it",
             ) from exc
     for part in attribute.split("."):
         if not hasattr(found, part):
-            names = ", ".join(name for name in vars(found) if not name.startswith("_"))
+            names = ", ".join(name for name in dir(found) if not name.startswith("_"))
             raise NotFoundError(
                 f"{reference}: `{part}` does not exist in {module_name}",
                 hint=f"it has {names[:300] or 'no public names'}",

@@ -92,7 +92,7 @@ def _from_import(
 def _made_by(factory: Callable[[], Any], reference: str) -> Any:  # noqa: ANN401
     try:
         return factory()
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise ModelError(
             f"calling {reference} failed: {type(exc).__name__}: {exc}".splitlines()[0],
             hint="name a function that takes no arguments and returns the model",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fairlead.backends.datasets import load_dataset
 from fairlead.core.errors import DataError, NotFoundError
+from fairlead.core.files import user_path
 
 __all__ = ["LabelFile"]
 
@@ -25,7 +25,7 @@ class LabelFile:
             DataError: It cannot be read, or lacks a column.
         """
         self._reference = reference
-        self._path = Path(reference).expanduser()
+        self._path = user_path(reference)
         if not self._path.is_file():
             raise NotFoundError(
                 f"there are no labels at {reference}",

@@ -75,8 +75,9 @@ def read_onnx(path: Path) -> OnnxSource:
             f"{path} is not a valid ONNX model: {reason}",
             hint="export the model again; external data files belong beside the .onnx file",
         ) from exc
-    if not proto.graph.output:
-        raise ModelError(f"{path} has no outputs", hint="export the model again")
+    if not proto.graph.output or not _inputs_of(proto.graph):
+        missing = "inputs" if proto.graph.output else "outputs"
+        raise ModelError(f"{path} has no {missing}", hint="export the model again")
     classes = _classes_in(proto.graph)
     changes = tuple(_tidied(proto.graph))
     return OnnxSource(proto, classes, changes, None if changes or is_external else path)
@@ -117,8 +118,7 @@ def with_free_outputs(proto: Any) -> Any:  # noqa: ANN401 (untyped library)
 
 
 def _free_outputs(graph: Any) -> bool:  # noqa: ANN401 (untyped library)
-    initializers = {item.name for item in graph.initializer}
-    inputs = [item for item in graph.input if item.name not in initializers]
+    inputs = _inputs_of(graph)
     if not inputs or any(_batch_of(item) for item in inputs):
         return False
     is_changed = False
@@ -127,6 +127,11 @@ def _free_outputs(graph: Any) -> bool:  # noqa: ANN401 (untyped library)
             output.type.tensor_type.shape.dim[0].dim_param = "batch"
             is_changed = True
     return is_changed
+
+
+def _inputs_of(graph: Any) -> list[Any]:  # noqa: ANN401 (untyped library)
+    initializers = {item.name for item in graph.initializer}
+    return [item for item in graph.input if item.name not in initializers]
 
 
 def _batch_of(value: Any) -> int:  # noqa: ANN401 (untyped library)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ _DTYPES = {
     "tensor(bfloat16)": "bfloat16",
     "tensor(string)": STRING,
 }
+# What ONNX Runtime puts before its reason: its own code, a path, and the C++ function.
+_ORIGIN = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ .*?\) )?"
+)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -119,7 +124,7 @@ def _load(model: Path | bytes, settings: RuntimeSettings) -> Any:  # noqa: ANN40
     try:
         return ort.InferenceSession(source, options, providers=[settings.execution_provider])
     except Exception as exc:
-        where = "the model" if isinstance(model, bytes) else str(model)
+        where = "the model" if isinstance(model, bytes) else model.name
         raise ModelError(
             f"{where} cannot be loaded: {_first_line(exc)}",
             hint="check it with `python -m onnx.checker`, or export it again",
@@ -128,7 +133,7 @@ def _load(model: Path | bytes, settings: RuntimeSettings) -> Any:  # noqa: ANN40
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return _ORIGIN.sub("", text.splitlines()[0])[:300]
 
 
 def _signature_of(session: Any) -> Signature:  # noqa: ANN401 (untyped library)

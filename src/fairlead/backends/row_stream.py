@@ -193,7 +193,7 @@ def _object(path: Path, line: bytes, number: int) -> dict[str, Any] | None:
         return None
     try:
         row = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise DataError(
             f"line {number} of {path} is not JSON: {exc}", hint="write one JSON object per line"
         ) from exc

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fairlead.backends.datasets import load_dataset
 from fairlead.core.errors import DataError, NotFoundError
+from fairlead.core.files import user_path
 
 __all__ = ["COLUMN", "load_service_times"]
 
@@ -32,7 +33,7 @@ def load_service_times(reference: str) -> NDArray[np.float64]:
         NotFoundError: There is no such file.
         DataError: It holds no numbers.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if not path.is_file():
         raise NotFoundError(f"there are no service times at {reference}", hint=_HINT)
     found = _from_json(path) if path.suffix.lower() == ".json" else _from_table(reference)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fairlead.core.errors import ModelError, NotFoundError
-from fairlead.core.files import digest_bytes, digest_file, digest_tree
+from fairlead.core.files import digest_bytes, digest_file, digest_tree, user_path
 from fairlead.core.values import Value
 
 __all__ = ["Artifact", "ArtifactFormat"]
@@ -51,7 +51,9 @@ class Artifact(Value):
             NotFoundError: There is no such file or directory.
             ModelError: The file is empty, a pickle, or of no known format.
         """
-        path = Path(reference).expanduser()
+        path = user_path(reference)
+        if not reference.strip():
+            raise NotFoundError("the name of the model is empty", hint=_FORMATS_HINT)
         if path.is_dir():
             return _from_directory(reference, path)
         if path.is_file():

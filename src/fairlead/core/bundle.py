@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from fairlead.core.errors import BundleError, IntegrityError, NotFoundError
-from fairlead.core.files import digest_file, digest_tree, new_folder, write_json
+from fairlead.core.files import digest_file, digest_tree, new_folder, user_path, write_json
 from fairlead.core.profile import ReferenceProfile
 from fairlead.core.signature import Signature
 from fairlead.core.values import Value, describe_validation_error
@@ -181,7 +181,7 @@ class Bundle:
             BundleError: It is not a bundle, incomplete, or of a newer format.
             IntegrityError: A file was changed, added or removed since it was written.
         """
-        folder = Path(path).expanduser()
+        folder = user_path(path)
         if not folder.is_dir():
             raise NotFoundError(
                 f"there is no bundle at {folder}", hint="make one with `fairlead pack MODEL -o DIR`"

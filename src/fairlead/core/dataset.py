@@ -37,6 +37,12 @@ class Dataset:
     source: str = "memory"
 
     def __post_init__(self) -> None:
+        single = [name for name, array in self.columns.items() if np.ndim(array) == 0]
+        if single:
+            raise DataError(
+                f"{single[0]} of {self.source} is one value, not one value per row",
+                hint="give arrays whose first dimension is the rows",
+            )
         lengths = {name: len(array) for name, array in self.columns.items()}
         if self.labels is not None:
             lengths["labels"] = len(self.labels)
@@ -182,7 +188,7 @@ def _cast(array: Array, name: str, spec: TensorSpec, source: str) -> Array:
     try:
         if array.dtype.kind == "O":
             array = np.array([np.nan if v is None else float(v) for v in array], np.float64)
-        with np.errstate(invalid="raise"):
+        with np.errstate(invalid="raise", over="ignore"):
             return array.astype(spec.numpy_dtype)
     except (TypeError, ValueError):
         _refuse_text(array, name, spec, source)

@@ -20,7 +20,9 @@ __all__ = [
     "digest_file",
     "digest_tree",
     "new_folder",
+    "refused_by_system",
     "translated_os_errors",
+    "user_path",
     "write_bytes",
     "write_json",
     "write_text",
@@ -56,6 +58,24 @@ def translated_os_errors(path: Path, what: str) -> Iterator[None]:
         reason = os.strerror(exc.errno) if exc.errno else str(exc)
         hint = _HINTS.get(exc.errno or 0, "check the path and its permissions")
         raise WorkspaceError(f"cannot write {what} at {path}: {reason}", hint=hint) from exc
+
+
+def refused_by_system(error: OSError) -> WorkspaceError:
+    """Describe what the operating system refused, where no caller said what it was doing."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    subject = f"{error.filename}: " if error.filename is not None else ""
+    return WorkspaceError(
+        f"{subject}{reason}",
+        hint=_HINTS.get(error.errno or 0, "check the path and its permissions"),
+    )
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Return a path that a person wrote, with `~` replaced by the home folder where there is one.
+
+    `Path.expanduser` raises for an unknown user; such a path is taken as it stands instead.
+    """
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (see above)
 
 
 def digest_bytes(data: bytes) -> str:

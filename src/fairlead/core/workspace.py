@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.core.files import translated_os_errors, write_text
+from fairlead.core.files import translated_os_errors, user_path, write_text
 from fairlead.core.settings import Settings
 
 __all__ = ["Workspace"]
@@ -32,7 +32,7 @@ class Workspace:
             ConfigError: A setting has a wrong value.
         """
         chosen = settings or Settings.load()
-        root = chosen.home.expanduser().resolve()
+        root = user_path(chosen.home).resolve()
         with translated_os_errors(root, "the workspace"):
             for name in ("artifacts", "predictions", "reports", "runs", "services"):
                 (root / name).mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,16 @@ from typer.exceptions import TyperException
 
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
+from fairlead.core.files import refused_by_system
 from fairlead.entrypoints.cli import demo, front, guides, mlops, observe, optimize, serve
 from fairlead.entrypoints.cli.mcp import mcp_command
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
 
 __all__ = ["app", "main"]
+
+_LONGEST = 1200
+"""Characters of a message that are shown."""
 
 app = typer.Typer(
     name="fairlead",
@@ -93,10 +97,20 @@ def _misused(error: TyperException) -> int:
 def _explain(error: Exception) -> int:
     if isinstance(error, FairleadError):
         return _say(error.message, error.hint, problem_of(error).exit_code)
+    if isinstance(error, OSError):
+        return _explain(refused_by_system(error))
+    if isinstance(error, MemoryError):
+        return _say("there is not enough memory", "give fewer rows, or use a larger machine", 2)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     return _say(f"unexpected {text}", "run it again with --debug and report the trace", 70)
 
 
 def _say(message: str, hint: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n\nhint: {hint}\n")
+    sys.stderr.write(f"error: {_printable(message)}\n\nhint: {_printable(hint)}\n")
     return code
+
+
+def _printable(text: str) -> str:
+    """Cut what a person cannot read, and escape what would steer a terminal."""
+    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 4 :]}"
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in shown)

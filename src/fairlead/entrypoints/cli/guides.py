@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fairlead.core.files import user_path
 from fairlead.entrypoints.cli.door import JsonFlag, show, talk
 
 __all__ = ["app"]
@@ -62,7 +63,7 @@ def install_command(
     """Copy the guides into a folder of skills; run it again after an update."""
     from fairlead.api.guides import install_guides
 
-    done = install_guides(folder.expanduser(), only=only or (), replace=replace)
+    done = install_guides(user_path(folder), only=only or (), replace=replace)
     if json_:
         show({"guides": [item.model_dump() for item in done]})
         return

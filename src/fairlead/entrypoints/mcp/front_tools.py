@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from fairlead.core.errors import PlanError, WorkspaceError
+from fairlead.core.files import user_path
 from fairlead.core.plan import Plan
 from fairlead.entrypoints.mcp.arguments import (
     AnswerArguments,
@@ -57,7 +57,7 @@ def plan(arguments: PlanArguments, desk: Desk) -> Document:
     from fairlead.api import plan as make_plan
     from fairlead.api import write_plan
 
-    path = Path(arguments.output).expanduser()
+    path = user_path(arguments.output)
     wanted = arguments.model_dump(exclude={"text", "output"})
     made = make_plan(arguments.text, **wanted, context=desk.context())
     write_plan(made, path)
@@ -68,7 +68,7 @@ def run(arguments: RunArguments, desk: Desk) -> Document:
     """Run a plan from disk."""
     from fairlead.api import read_plan
 
-    return _follow(read_plan(Path(arguments.path).expanduser()), desk, fresh=arguments.fresh)
+    return _follow(read_plan(user_path(arguments.path)), desk, fresh=arguments.fresh)
 
 
 def run_pipeline(arguments: RunPipelineArguments, desk: Desk) -> Document:

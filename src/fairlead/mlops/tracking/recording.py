@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fairlead.core.errors import NotFoundError
 from fairlead.core.evidence import current_environment
+from fairlead.core.files import user_path
 from fairlead.core.run import Run, RunFile
 from fairlead.core.workspace import Workspace
 from fairlead.mlops.tracking.config import TrackingConfig
@@ -145,7 +146,7 @@ def _begin(
 
 
 def _declared(folder: Path, name: str, role: str, keeper: FileKeeper) -> RunFile:
-    path = folder / Path(name).expanduser()
+    path = folder / user_path(name)
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "missing"
         raise NotFoundError(
