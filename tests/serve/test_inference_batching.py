@@ -179,3 +179,22 @@ def test_taking_leaves_the_rest_in_order():
     waiting = deque([first, big, other, small])
     assert METHODS["adaptive-batching"](waiting, 8) == [first, small]
     assert list(waiting) == [big, other]
+
+
+def test_one_interrupted_run_does_not_make_the_next_ones_slow():
+    threads = []
+
+    class Interrupted(Doubler):
+        def __call__(self, feeds):
+            threads.append(threading.current_thread() is threading.main_thread())
+            if len(threads) == 1:
+                threading.Event().wait(0.3)
+            return super().__call__(feeds)
+
+    async def live(queue):
+        for value in range(6):
+            await ask(queue, rows(value))
+        queue.close()
+
+    asyncio.run(live(queue_of(Interrupted(), inline_s=0.1)))
+    assert threads == [False, False, True, True, True, True]

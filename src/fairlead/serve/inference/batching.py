@@ -24,7 +24,7 @@ __all__ = ["BatchQueue", "BatchResult", "QueueLimits"]
 
 Run = Callable[[dict[str, Array]], dict[str, Array]]
 
-_SMOOTHING = 0.1
+_RECENT_RUNS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class BatchQueue:
         self._pending = 0
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._row_s = math.inf
+        self._recent_s: deque[float] = deque(maxlen=_RECENT_RUNS)
         self._executor = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}")
 
     @property
@@ -84,7 +84,8 @@ class BatchQueue:
     def retry_after_s(self) -> int:
         """Whole seconds, at least 1, after which the queue will probably have room."""
         rows = sum(item.n_rows for item in self._waiting)
-        return max(1, math.ceil(rows * self._row_s)) if math.isfinite(self._row_s) else 1
+        expected_s = rows * self._row_s
+        return max(1, math.ceil(expected_s)) if math.isfinite(expected_s) else 1
 
     def submit(self, feeds: dict[str, Array], n_rows: int) -> asyncio.Future[BatchResult]:
         """Queue one validated request.
@@ -179,10 +180,17 @@ class BatchQueue:
                 item.future.set_exception(result)
 
     def _learn(self, result: BatchResult) -> None:
-        row_s = result.run_ms / 1e3 / result.batch_rows
-        if math.isfinite(self._row_s):
-            row_s = _SMOOTHING * row_s + (1 - _SMOOTHING) * self._row_s
-        self._row_s = row_s
+        self._recent_s.append(result.run_ms / 1e3 / result.batch_rows)
+
+    @property
+    def _row_s(self) -> float:
+        """Seconds per row, the lower median of recent runs; infinite before the first.
+
+        One run that the machine interrupted does not send the next ones to a thread: an arm with
+        little traffic would need dozens of them to forget it, and look slower than its twin.
+        """
+        recent = sorted(self._recent_s)
+        return recent[(len(recent) - 1) // 2] if recent else math.inf
 
     def _execute(self, batch: list[Waiting]) -> list[BatchResult | Exception]:
         started = time.perf_counter()
