@@ -135,7 +135,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     assert batch(path, cwd=tmp_path).found[0]["id"] == "a"
 
 
-@pytest.mark.parametrize("source", ["missing.jsonl", "."])
+@pytest.mark.parametrize("source", ["missing.jsonl", ".", "x" * 5000])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, source):
     done = batch(source, cwd=tmp_path)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -294,21 +293,17 @@ def _show_line(found: dict[str, object], *, as_json: bool) -> None:
     typer.echo(f"{found['id']}\t{found['kind']}\t{named}\t{found['confidence']:.2f}")
 
 
-@contextmanager
-def _lines_of(source: str) -> Iterator[BinaryIO]:
+def _lines_of(source: str) -> AbstractContextManager[BinaryIO]:
     if source == "-":
-        yield sys.stdin.buffer
-        return
-    path = Path(source)
-    if not path.exists():
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(source).open("rb")
+    except FileNotFoundError as exc:
         raise NotFoundError(
             f"there is no file {source}", hint="give a file of JSON lines, or - for stdin"
-        )
-    try:
-        file = path.open("rb")
-    except OSError as exc:
-        raise UsageError(
-            f"{source} cannot be read: {exc.strerror}", hint="give a file of JSON lines"
         ) from exc
-    with file:
-        yield file
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise UsageError(
+            f"{source[:80]} cannot be read: {reason}", hint="give a file of JSON lines"
+        ) from exc
