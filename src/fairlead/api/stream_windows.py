@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 
@@ -17,28 +15,13 @@ from fairlead.backends.endpoint import ServerHandle
 from fairlead.backends.prediction_log import ParquetPredictionLog
 from fairlead.core.bundle import Bundle
 from fairlead.core.errors import EndpointError
-from fairlead.core.ports import Array, first_dimension
+from fairlead.core.ports import Array
 from fairlead.core.prediction import PredictionBatch
-from fairlead.measure.profile import flatten_inputs
 
-__all__ = ["PlantedShift", "plant_shift", "stream_through"]
+__all__ = ["stream_through"]
 
 _PATIENCE_S = 30.0
 _LOOK_S = 0.1
-_MOST_SHIFTED = 5
-
-
-@dataclass(frozen=True)
-class PlantedShift:
-    """Input tensors with a shift that somebody put there, to see whether it is found.
-
-    Attributes:
-        feeds: Input tensors, first dimension the rows.
-        columns: Profiled columns that were shifted.
-    """
-
-    feeds: dict[str, Array]
-    columns: tuple[str, ...]
 
 
 def stream_through(
@@ -89,40 +72,3 @@ def _with_prefix(batch: PredictionBatch | None, prefix: str) -> PredictionBatch 
         outputs={name: array[mask] for name, array in batch.outputs.items()},
         fields={name: array[mask] for name, array in batch.fields.items()},
     )
-
-
-def plant_shift(bundle: Bundle, feeds: Mapping[str, Array], *, size: float) -> PlantedShift:
-    """Shift the inputs that vary most; text is replaced in every second row.
-
-    Args:
-        bundle: Names the profiled columns.
-        feeds: Input tensors, first dimension the rows.
-        size: Shift in standard deviations of the rows at hand.
-    """
-    shifted = {name: _shift_tensor(array, size) for name, array in feeds.items()}
-    before = flatten_inputs(bundle.manifest, feeds)
-    after = flatten_inputs(bundle.manifest, shifted)
-    changed = tuple(name for name in before if not _is_equal(before[name], after[name]))
-    return PlantedShift(shifted, changed)
-
-
-def _shift_tensor(array: Array, size: float) -> Array:
-    if array.dtype.kind in "OUS":
-        copy = array.copy()
-        copy[::2] = "planted by the drill"
-        return copy
-    if array.dtype.kind == "b":
-        return np.ones_like(array)
-    table = array.reshape(first_dimension([array]), -1).astype(np.float64)
-    spread: Any = np.nan_to_num(np.nanstd(table, axis=0))
-    step = spread * size if array.dtype.kind == "f" else np.ceil(spread * size)
-    quiet = np.argsort(-spread, kind="stable")[_MOST_SHIFTED:]
-    step[quiet] = 0.0
-    moved: Array = (table + step).astype(array.dtype).reshape(array.shape)
-    return moved
-
-
-def _is_equal(one: Array, other: Array) -> bool:
-    if one.dtype.kind == "f":
-        return bool(np.array_equal(one, other, equal_nan=True))
-    return bool(np.array_equal(one, other))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
 from fairlead.api.bench import Bench
 from fairlead.api.blueprints import MonitorStepConfig, check_settings
+from fairlead.api.planted_shift import PlantedShift, plant_shift
 from fairlead.api.step_outcome import StepDone
-from fairlead.api.stream_windows import plant_shift, stream_through
+from fairlead.api.stream_windows import stream_through
 from fairlead.backends.endpoint import ServerHandle
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset, bind
 from fairlead.core.files import write_text
 from fairlead.core.plan import PlanStep, StepResult
 from fairlead.core.ports import Array
-from fairlead.core.report import Finding, Measure, Outcome, Report, Verdict
+from fairlead.core.report import Finding, Measure, Outcome, Plot, Report, Table, Verdict
 from fairlead.core.signal import Signal
 from fairlead.observe.debugging import DebuggingConfig, Diagnosis, diagnose_slices
 from fairlead.observe.monitoring import MonitoringConfig, monitor
@@ -26,6 +27,9 @@ from fairlead.observe.monitoring import MonitoringConfig, monitor
 __all__ = ["watch"]
 
 _SKILL = "production-monitoring-and-alerting"
+Drawn = TypeVar("Drawn", Table, Plot)
+
+_GIVE_MORE = "pack and plan with more rows that look like production"
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,46 @@ def _drill(scene: _Scene, control: Outcome[Signal]) -> Report:
     planted = plant_shift(
         scene.bundle, scene.feeds(scene.sample(scene.bench.data)), size=scene.config.drill_shift
     )
+    if control.noun.kind == "no-data" or not planted.columns:
+        return _no_drill(control, planted)
     seen = scene.watch(planted.feeds)
     named = [drift.column for drift in seen.noun.drifted if drift.column in planted.columns]
     is_found = seen.noun.is_alerting and bool(named)
     shown = ", ".join(planted.columns[:3])
-    summary = (
-        f"The plan's own rows: {control.noun.kind}. Drill: a shift of {scene.config.drill_shift:g} "
-        f"standard deviations planted in {shown} "
-        + (f"raised the alert, which names {named[0]}." if is_found else "raised no alert.")
+    said = f"a shift planted in {shown} " + (
+        f"raised the alert, which names {named[0]}." if is_found else "raised no alert."
     )
     verdict: Verdict = "done" if is_found else "refused"
-    report = _joined(control, seen, None, summary, verdict)
-    note = Finding(level="info", text="a drill: the shifted rows were made, not observed")
-    return report.model_copy(update={"findings": (note, *report.findings)})
+    summary = f"The plan's own rows: {control.noun.kind}. Drill: {said}"
+    drilled = _as_drill(seen, said, is_found=is_found)
+    return _joined(control, drilled, None, summary, verdict, note="in the drill")
+
+
+def _as_drill(seen: Outcome[Signal], said: str, *, is_found: bool) -> Outcome[Signal]:
+    """Mark what was found in rows that were made, so that nobody takes it for observed."""
+    first = Finding(level="good" if is_found else "alert", text=f"drill, not observed: {said}")
+    rest = [
+        Finding(level="info", text=f"in the drill: {item.text}") for item in seen.report.findings
+    ]
+    parts = {
+        "findings": (first, *rest),
+        "tables": tuple(_titled(table) for table in seen.report.tables),
+        "plots": tuple(_titled(plot) for plot in seen.report.plots),
+    }
+    return Outcome(seen.noun, seen.report.model_copy(update=parts), seen.evidence)
+
+
+def _titled(part: Drawn) -> Drawn:
+    return part.model_copy(update={"title": f"Drill: {part.title}"})
+
+
+def _no_drill(control: Outcome[Signal], planted: PlantedShift) -> Report:
+    why = "there are too few rows to judge" if planted.columns else "no input varies"
+    summary = f"The plan's own rows: {control.noun.kind}. No drill: {why}."
+    silent = control.report.model_copy(update={"findings": ()})
+    report = _joined(control, Outcome(control.noun, silent), None, summary, "kept")
+    note = Finding(level="warning", text=f"the alert was not tried: {why}", advice=_GIVE_MORE)
+    return report.model_copy(update={"findings": (*report.findings, note)})
 
 
 def _worst_slices(scene: _Scene, rows: Dataset) -> Outcome[Diagnosis] | None:
@@ -110,14 +141,8 @@ def _joined(
     slices: Outcome[Diagnosis] | None,
     summary: str,
     verdict: Verdict,
+    note: str = "",
 ) -> Report:
-    is_quiet = not control.noun.is_alerting
-    first = Finding(
-        level="good" if is_quiet else "warning",
-        text="the plan's own rows raise no alert"
-        if is_quiet
-        else f"the plan's own rows raise an alert: {control.report.summary}",
-    )
     drifted = [drift.column for drift in seen.noun.drifted]
     worst = slices.noun.slices[0].text if slices is not None and slices.noun.slices else None
     parts = [seen.report, *([] if slices is None else [slices.report])]
@@ -127,10 +152,10 @@ def _joined(
         summary=summary,
         verdict=verdict,
         measures=(
-            Measure(name="rows watched", value=seen.noun.n_rows, unit="rows"),
-            Measure(name="shifted columns", value=len(drifted), unit="count"),
+            Measure(name="rows watched", value=seen.noun.n_rows, unit="rows", note=note),
+            Measure(name="shifted columns", value=len(drifted), unit="count", note=note),
         ),
-        findings=(first, *(item for part in parts for item in part.findings)),
+        findings=(_of_control(control), *(item for part in parts for item in part.findings)),
         tables=tuple(table for part in parts for table in part.tables),
         plots=tuple(plot for part in parts for plot in part.plots),
         details={
@@ -140,6 +165,15 @@ def _joined(
             "worst_slice": worst,
         },
     )
+
+
+def _of_control(control: Outcome[Signal]) -> Finding:
+    if control.noun.kind == "no-data":
+        return Finding(level="warning", text=control.report.summary)
+    if not control.noun.is_alerting:
+        return Finding(level="good", text="the plan's own rows raise no alert")
+    text = f"the plan's own rows raise an alert: {control.report.summary}"
+    return Finding(level="warning", text=text)
 
 
 def _write_rules(scene: _Scene) -> str:
