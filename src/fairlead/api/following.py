@@ -124,7 +124,8 @@ def _summarise(plan: Plan, run: PlanRun, report: Report) -> Report:
         for measure in part.measures[:_MEASURES_PER_STEP]
     )
     findings = tuple(item for part in parts for item in part.findings if item.level != "info")
-    files = {role: path for part in parts for role, path in part.files.items()}
+    # A step's own bundle is not the one to serve when a later step decides otherwise.
+    files = {role: path for part in parts for role, path in part.files.items() if role != "bundle"}
     bundles = [result.bundle for result in run.results if result.bundle is not None]
     if bundles and run.status == "done":
         files["bundle to serve"] = bundles[-1]

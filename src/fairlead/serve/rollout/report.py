@@ -191,12 +191,12 @@ def _headline(decision: Decision) -> Finding:
             text="the candidate has all traffic",
             advice="keep the baseline bundle until the next release, to go back to",
         )
-    advice = (
-        "mend the candidate, and give it a new rollout"
-        if decision.action == "roll-back"
-        else "send more requests, label more rows, or widen what counts as safe"
-    )
-    return Finding(level="alert", text="the baseline has all traffic", advice=advice)
+    text = "the baseline has all traffic"
+    if decision.action == "roll-back":
+        advice = "mend the candidate, and give it a new rollout"
+        return Finding(level="alert", text=text, advice=advice)
+    advice = "send more requests, label more rows, or widen what counts as safe"
+    return Finding(level="warning", text=f"{text}: nothing was decided", advice=advice)
 
 
 def _need(canary: Canary, metric: str) -> str:
