@@ -11,7 +11,16 @@ from typer.exceptions import TyperException
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
 from fairlead.core.files import refused_by_system
-from fairlead.entrypoints.cli import demo, front, guides, mlops, observe, optimize, serve
+from fairlead.entrypoints.cli import (
+    demo,
+    front,
+    guides,
+    mlops,
+    observe,
+    optimize,
+    router,
+    serve,
+)
 from fairlead.entrypoints.cli.mcp import mcp_command
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
@@ -52,6 +61,7 @@ app.command("pack")(pack_command)
 app.command("mcp")(mcp_command)
 app.add_typer(demo.app, name="demo")
 app.add_typer(guides.app, name="guides")
+app.add_typer(router.app, name="router")
 app.add_typer(optimize.app, name="optimize")
 app.add_typer(serve.app, name="serve")
 app.add_typer(mlops.app, name="mlops")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlead.core.errors import NotFoundError, UsageError, WorkspaceError
+from fairlead.core.errors import UsageError, WorkspaceError
+from fairlead.entrypoints.cli.ask_batch import answer_batch
 from fairlead.entrypoints.cli.door import JsonFlag, progress, show, talk
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ Text = Annotated[
 ]
 
 _MAX_STDIN_BYTES = 500_000
-_SHOWN_ERRORS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def ask_command(
     answers = list(answer or [])
     if batch is not None:
         _check_alone("--batch", text, answers, given, correct)
-        _answer_batch(batch, as_json=json_)
+        answer_batch(batch, as_json=json_)
     elif text is None and correct is not None:
         _check_alone("--correct without a text", None, answers, given, None)
         _correct_last(correct, as_json=json_)
@@ -258,52 +256,3 @@ def _thank(asked: Asked) -> None:
         "see `fairlead router evaluate`",
         markup=False,
     )
-
-
-def _answer_batch(source: str, *, as_json: bool) -> None:
-    from fairlead.api.routing import ask_lines
-
-    n_bad = 0
-    with _lines_of(source) as lines:
-        for found in ask_lines(lines):
-            if isinstance(found, UsageError):
-                n_bad += 1
-                if n_bad <= _SHOWN_ERRORS:
-                    talk().print(f"error: {found.message}", markup=False)
-                continue
-            n_bad += found["kind"] == "error"
-            _show_line(found, as_json=as_json)
-    if n_bad:
-        raise UsageError(
-            f"{n_bad} line{'s' if n_bad > 1 else ''} of {source} could not be answered",
-            hint='write {"id": "1", "text": "..."} or {"id": "1", "turns": ["...", "..."]}; '
-            "the other lines were answered",
-        )
-
-
-def _show_line(found: dict[str, object], *, as_json: bool) -> None:
-    # An id may hold half a surrogate pair, which no terminal can print.
-    found["id"] = str(found["id"]).encode(errors="replace").decode()
-    if as_json:
-        show(found)
-        return
-    what = found.get("redirect_to") or found.get("ambiguity") or found.get("error")
-    skills = found["skills"]
-    named = " + ".join(map(str, skills)) if isinstance(skills, list) and skills else what
-    typer.echo(f"{found['id']}\t{found['kind']}\t{named}\t{found['confidence']:.2f}")
-
-
-def _lines_of(source: str) -> AbstractContextManager[BinaryIO]:
-    if source == "-":
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return Path(source).open("rb")
-    except FileNotFoundError as exc:
-        raise NotFoundError(
-            f"there is no file {source}", hint="give a file of JSON lines, or - for stdin"
-        ) from exc
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
-        raise UsageError(
-            f"{source[:80]} cannot be read: {reason}", hint="give a file of JSON lines"
-        ) from exc
