@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from fairlead.api.packing import pack
 from fairlead.api.routing import consult
 from fairlead.api.source_rows import Sources
 from fairlead.core.bundle import RuntimeSettings, derive_bundle
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import EndpointError, UsageError
 
 SLOW = "my inference is slow"
 POOR = "performance in production is bad"
@@ -284,6 +287,69 @@ def test_a_slow_queue_is_the_infrastructure(service, chain):
     assert found.answer.evidence_used[0].option == "infrastructure"
 
 
+class ForeignServer(BaseHTTPRequestHandler):
+    """A server of the protocol that is not ours: it keeps the statistics of the extension."""
+
+    protocol_version = "HTTP/1.1"
+    counts: ClassVar[dict[str, int]] = {"requests": 0}
+
+    def do_GET(self):
+        model = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}
+        model["outputs"] = [{"name": "y", "datatype": "FP32", "shape": [-1, 1]}]
+        n = self.counts["requests"]
+        times = {"success": 9_000_000, "queue": 6_000_000, "compute_infer": 2_000_000}
+        stats = {key: {"count": n, "ns": n * ns} for key, ns in times.items()}
+        self.reply({
+            "/v2": {"name": "other", "extensions": ["binary_tensor_data", "statistics"]},
+            "/v2/models/m": model,
+            "/v2/models/m/stats": {"model_stats": [{"name": "m", "inference_stats": stats}]},
+        }.get(self.path))  # fmt: skip
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.counts["requests"] += 1
+        time.sleep(0.009)
+        output = {"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
+        self.reply({"model_name": "m", "outputs": [output]})
+
+    def reply(self, document):
+        body = json.dumps(document or {"error": "no such thing"}).encode()
+        self.send_response(200 if document else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def foreign():
+    with ThreadingHTTPServer(("127.0.0.1", 0), ForeignServer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_server_of_others_is_timed_by_its_own_statistics(foreign, context, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.ones((5, 2), np.float32))
+
+    found = measured(SLOW, context, url=f"{foreign}/v2/models/m", data=str(tmp_path / "rows.npz"))
+
+    shares = {item.metric: item.value for item in found.taken}
+    assert found.taken[0].labels["cause"] == "capacity"
+    assert found.answer.evidence_used[0].option == "infrastructure"
+    assert shares["queue_time_share"] > shares["model_time_share"]
+
+
+def test_a_server_that_does_not_say_what_it_serves_must_be_told(foreign, context):
+    with pytest.raises(EndpointError, match="does not say") as caught:
+        measured(SLOW, context, url=foreign)
+
+    assert f"{foreign}/v2/models/NAME" in caught.value.hint
+
+
 @pytest.fixture
 def digits(bundles):
     return str(bundles / "baseline"), bundles
@@ -394,6 +460,8 @@ def test_a_model_without_rows_cannot_be_measured(chain, context):
     [
         (["--measure"], "nothing to measure"),
         (["--model", "missing.onnx"], "there is no model"),
+        (["--data", "rows.npz"], "alone says nothing"),
+        (["--url", "http://127.0.0.1:1", "--labels", "y"], "belong to no rows"),
         (["--url", "ftp://x"], "is no URL"),
         (["--url", "http://127.0.0.1:1"], "cannot be reached"),
         (["--url", "http://[bad"], "is no URL"),

@@ -94,7 +94,12 @@ def consult(
         sources: What measurements may be read from, or taken on.
         measure: Whether a measurement that is missing is taken, instead of asking.
         context: Workspace; None looks at the given evidence only.
+
+    Raises:
+        UsageError: See `ask`.
+        NotFoundError: There is no such model, file or service.
     """
+    _check_sources(sources)
     known = list(evidence)
     if context is not None:
         known += known_evidence(sources, context, only_fresh=measure)
@@ -109,6 +114,17 @@ def consult(
         tried.add(open_question)
         if is_measurable(open_question):
             taken += take_evidence(open_question, sources, context)
+
+
+def _check_sources(sources: Sources) -> None:
+    if sources.data is not None and sources.model is None and sources.url is None:
+        raise UsageError(
+            f"{sources.data} alone says nothing", hint="name the --model or the --url as well"
+        )
+    if sources.labels is not None and sources.data is None:
+        raise UsageError(
+            f"the labels `{sources.labels}` belong to no rows", hint="name the rows with --data"
+        )
 
 
 def answer_document(consulted: Consultation) -> dict[str, Any]:

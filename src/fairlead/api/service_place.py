@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fairlead.api.context import Context
 from fairlead.core.endpoint import Endpoint
-from fairlead.core.errors import EndpointError, UsageError
+from fairlead.core.errors import DataError, EndpointError, NotFoundError, UsageError
 from fairlead.core.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -59,20 +59,21 @@ def find_place(reference: str, context: Context) -> Place:
     if "://" not in reference:
         endpoint, token = find_endpoint(context.workspace, reference)
         return Place(endpoint.url, endpoint.service, endpoint, token)
-    url = _checked_url(reference)
+    url, named = _checked_url(reference)
     alive = [record for record in list_services(context.workspace) if record.is_alive]
     known = {record.endpoint.url.rstrip("/"): record for record in alive}
     if url in known:
         endpoint = known[url].endpoint
         return Place(url, endpoint.service, endpoint, known[url].admin_token)
-    service = _served_at(url)
+    service = named or _served_at(url)
     for record in alive:
         if record.endpoint.service == service:
             return Place(url, service, record.endpoint, record.admin_token)
     return Place(url, service)
 
 
-def _checked_url(reference: str) -> str:
+def _checked_url(reference: str) -> tuple[str, str]:
+    """Return the base of a URL, and the model when the URL names one."""
     try:
         parts = urlsplit(reference)
         is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -82,18 +83,22 @@ def _checked_url(reference: str) -> str:
         raise UsageError(
             f"`{reference}` is no URL of a server", hint="write it as http://127.0.0.1:8080"
         )
-    return reference.rstrip("/")
+    base, _, rest = reference.partition("/v2/models/")
+    return base.rstrip("/"), unquote(rest.split("/")[0])
 
 
 def _served_at(url: str) -> str:
     from fairlead.backends.endpoint import EndpointClient
 
     with closing(EndpointClient(url, "", timeout_s=10.0)) as client:
-        found = re.search(r'^fairlead_\w+\{[^}]*model="([^"]+)"', client.metrics(), re.MULTILINE)
+        try:
+            text = client.metrics()
+        except (NotFoundError, DataError):
+            text = ""
+    found = re.search(r'^fairlead_\w+\{[^}]*model="([^"]+)"', text, re.MULTILINE)
     if found is None:
         raise EndpointError(
-            f"{url} does not say which model it serves",
-            hint="give the name of a service of this workspace, see `fairlead serve status`",
+            f"{url} does not say which model it serves", hint=f"name it: {url}/v2/models/NAME"
         )
     return found[1]
 
@@ -106,19 +111,14 @@ class Meters:
 
     @classmethod
     def read(cls, client: EndpointClient) -> Meters:
-        """Read `/metrics`; a server without it has no sums."""
+        """Read what a server counts: its metrics, or the statistics of the protocol.
+
+        A server that has neither has no sums.
+        """
         try:
-            text = client.metrics()
-        except EndpointError:
-            return cls({})
-        sums: dict[str, float] = {}
-        for name, labels, value in re.findall(
-            r"^(fairlead_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE
-        ):
-            status = re.search(r'status="(\d)', labels)
-            key = f"{name}:{status[1]}" if status else name
-            sums[key] = sums.get(key, 0.0) + float(value)
-        return cls(sums)
+            return cls(_sums_of_metrics(client.metrics()) or _sums_of_statistics(client))
+        except (NotFoundError, DataError):
+            return cls(_sums_of_statistics(client))
 
     def since(self, before: Meters | None) -> Meters:
         """Return what was added since an earlier reading."""
@@ -167,3 +167,29 @@ class Meters:
                 skill=_SKILL,
             )
         ]
+
+
+def _sums_of_metrics(text: str) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for name, labels, value in _SAMPLE.findall(text):
+        status = re.search(r'status="(\d)', labels)
+        key = f"{name}:{status[1]}" if status else name
+        sums[key] = sums.get(key, 0.0) + float(value)
+    return sums
+
+
+_STATISTICS: Final = {"success": "request", "queue": "queue", "compute_infer": "run"}
+
+
+def _sums_of_statistics(client: EndpointClient) -> dict[str, float]:
+    """Read the statistics extension of the Open Inference Protocol: counts and nanoseconds."""
+    try:
+        models = client.statistics()["model_stats"]
+        found = models[0]["inference_stats"]
+        sums: dict[str, float] = {}
+        for theirs, ours in _STATISTICS.items():
+            sums[f"fairlead_{ours}_duration_seconds_count"] = float(found[theirs]["count"])
+            sums[f"fairlead_{ours}_duration_seconds_sum"] = found[theirs]["ns"] / 1e9
+    except (EndpointError, NotFoundError, DataError, LookupError, TypeError):
+        return {}
+    return sums
