@@ -253,6 +253,15 @@ class EndpointClient:
         """
         return self._checked("GET", "/metrics")[2].decode()
 
+    def statistics(self) -> dict[str, Any]:
+        """Return the model's statistics, as the protocol's statistics extension gives them.
+
+        Raises:
+            NotFoundError: The server does not have the extension.
+            EndpointError: The server cannot be reached or refuses.
+        """
+        return self._json("GET", f"/v2/models/{quote(self.service)}/stats")
+
     def close(self) -> None:
         """Close every connection; the client may be used again."""
         for thread in list(self._connections):
