@@ -10,7 +10,7 @@ import numpy as np
 
 from fairlead.core.dataset import Dataset
 from fairlead.core.extras import requires
-from fairlead.core.files import new_folder, write_bytes
+from fairlead.core.files import new_folder, refuse_taken, write_bytes
 from fairlead.core.ports import Progress, SilentProgress
 
 __all__ = ["PROBLEM", "DemoMaterial", "prepare_demo"]
@@ -61,6 +61,7 @@ def prepare_demo(
         MissingExtraError: scikit-learn or skl2onnx is not installed.
     """
     talk = progress or SilentProgress()
+    refuse_taken(folder, replace=replace)
     talk.begin("training a digits classifier")
     images, labels = _digits()
     order = np.random.default_rng(7).permutation(len(labels))

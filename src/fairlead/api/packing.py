@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from fairlead.core.bundle import (
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import ConflictError
 from fairlead.core.evidence import Evidence, current_environment
-from fairlead.core.files import user_path
+from fairlead.core.files import scratch_folder, user_path
 from fairlead.core.profile import ReferenceProfile
 from fairlead.core.report import Finding, Measure, Outcome, Report, Table
 from fairlead.measure.profile import build_profile, flatten_inputs, flatten_outputs
@@ -94,8 +93,8 @@ def pack(
     artifact = Artifact.from_reference(str(model))
     progress = ctx.progress
     progress.begin(f"pack {artifact.format} model", total=3)
-    with tempfile.TemporaryDirectory(prefix="fairlead-pack-") as folder:
-        converted = take_in(artifact, rows, Path(folder), trust=trust, features=features)
+    with scratch_folder("pack") as folder:
+        converted = take_in(artifact, rows, folder, trust=trust, features=features)
         progress.advance()
         packing = _examine(converted, rows, name or _default_name(artifact))
         progress.advance()

@@ -65,7 +65,7 @@ def plan_from_toml(text: str, *, source: str = "the plan") -> Plan:
     """
     try:
         return Plan.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise PlanError(
             f"{source} is not valid TOML: {exc}", hint="mend the line, or make the plan again"
         ) from exc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from typing import Any
 
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
+from fairlead.core.files import scratch_folder
 
 __all__ = [
     "check_graph",
@@ -141,11 +141,11 @@ def fold_constants(model: Graph) -> Graph:
     with requires("optimize", needed_by="rewriting a model"):
         import onnx
         import onnxruntime as ort
-    with tempfile.TemporaryDirectory(prefix="fairlead-") as folder:
+    with scratch_folder("fold") as folder:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        options.optimized_model_filepath = str(folder / "folded.onnx")
         try:
             ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from fairlead.backends.onnx_graph import (
 )
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
+from fairlead.core.files import scratch_folder
 from fairlead.core.values import Value
 
 __all__ = ["QuantizableWeights", "prepare_quantization", "quantize_dynamic_int8"]
@@ -137,8 +137,8 @@ def _quantize(model: Graph, without: frozenset[str], is_per_channel: bool) -> by
     # ONNX Runtime warns through the root logger when this mark of its own preparation is missing.
     source.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
     operators = sorted(set(_WEIGHT_INPUTS) - without)
-    with tempfile.TemporaryDirectory(prefix="fairlead-") as folder, quiet_logging():
-        target = Path(folder) / "model.onnx"
+    with scratch_folder("quantize") as folder, quiet_logging():
+        target = folder / "model.onnx"
         quantize_dynamic(
             source,
             target,

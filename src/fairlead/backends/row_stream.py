@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -15,6 +14,7 @@ from fairlead.backends.arrow import array_from_arrow, arrow_from_array
 from fairlead.core.dataset import Array, Dataset
 from fairlead.core.errors import DataError, FairleadError, NotFoundError
 from fairlead.core.files import translated_os_errors
+from fairlead.core.staging import staging_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -278,16 +278,12 @@ def parquet_writer(target: Path) -> Iterator[RowWriter]:
     """
     with translated_os_errors(target, "the predictions"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with staging_folder(target.parent, target.name) as folder:
+            temporary = folder / target.name
+            with temporary.open("wb") as file:
                 writer = RowWriter(file)
                 yield writer
                 writer.close()
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)

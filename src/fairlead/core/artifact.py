@@ -24,6 +24,7 @@ _SUFFIXES: dict[str, ArtifactFormat] = {
     ".lgb": "lightgbm",
     ".pt2": "torch-export",
 }
+_BUNDLE_FILES = ("bundle.json", "digests.json")
 _PICKLES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".dill"}
 _FORMATS_HINT = (
     "give .onnx, .skops, an XGBoost file (.ubj, .json, .xgb), a LightGBM file (.txt, .lgb), "
@@ -75,7 +76,8 @@ def _from_directory(reference: str, path: Path) -> Artifact:
             f"{reference} is a directory without an MLmodel file, so it is not an MLflow model",
             hint=_FORMATS_HINT,
         )
-    is_bundle = (path / "fairlead" / "bundle.json").is_file()
+    # A bundle that lost one of its own files is a broken bundle, not another model.
+    is_bundle = any((path / "fairlead" / name).is_file() for name in _BUNDLE_FILES)
     digests = digest_tree(path)
     return Artifact(
         reference=reference,

@@ -6,21 +6,23 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fairlead.core.errors import ConflictError, WorkspaceError
+from fairlead.core.errors import ConflictError, FairleadError, WorkspaceError
+from fairlead.core.staging import staging_folder, swap_folder
 
 __all__ = [
     "digest_bytes",
     "digest_file",
     "digest_tree",
     "new_folder",
+    "refuse_taken",
     "refused_by_system",
+    "scratch_folder",
     "translated_os_errors",
     "user_path",
     "write_bytes",
@@ -35,6 +37,7 @@ _HINTS = {
     errno.EROFS: "choose a folder that can be written, or set FAIRLEAD_HOME to one",
     errno.EACCES: "choose a folder that you may write, or set FAIRLEAD_HOME to one",
     errno.EPERM: "choose a folder that you may write, or set FAIRLEAD_HOME to one",
+    errno.EISDIR: "name a file, not a folder",
     errno.EFBIG: "raise the limit on file sizes, then run the same command again",
 }
 
@@ -52,7 +55,7 @@ def translated_os_errors(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except WorkspaceError:
+    except FairleadError:
         raise
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno else str(exc)
@@ -62,7 +65,7 @@ def translated_os_errors(path: Path, what: str) -> Iterator[None]:
 
 def refused_by_system(error: OSError) -> WorkspaceError:
     """Describe what the operating system refused, where no caller said what it was doing."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    reason = error.strerror or str(error)
     subject = f"{error.filename}: " if error.filename is not None else ""
     return WorkspaceError(
         f"{subject}{reason}",
@@ -111,6 +114,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         WorkspaceError: The folder cannot be written or the disk is full.
     """
     with translated_os_errors(path, "the file"):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -137,6 +142,19 @@ def write_json(path: Path, document: Any, *, mode: int = 0o644) -> None:  # noqa
     write_text(path, text, mode=mode)
 
 
+def refuse_taken(target: Path, *, replace: bool = False) -> None:
+    """Refuse a place that already holds something, before work is done for it.
+
+    Raises:
+        ConflictError: There is a file, or a folder that is not empty and may not be replaced.
+    """
+    is_taken = target.is_dir() and any(target.iterdir()) and not replace
+    if is_taken or (target.exists() and not target.is_dir()):
+        raise ConflictError(
+            f"{target} already exists", hint="choose another folder, or remove this one first"
+        )
+
+
 @contextmanager
 def new_folder(target: Path, *, what: str, replace: bool = False) -> Iterator[Path]:
     """Fill a folder beside its target and move it into place when the block ends well.
@@ -152,26 +170,27 @@ def new_folder(target: Path, *, what: str, replace: bool = False) -> Iterator[Pa
         ConflictError: The target exists and may not be replaced.
         WorkspaceError: The folder cannot be written or the disk is full.
     """
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
-        raise ConflictError(
-            f"{target} already exists", hint="choose another folder, or remove this one first"
-        )
+    refuse_taken(target, replace=replace)
     with translated_os_errors(target, what):
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
+        with staging_folder(target.parent, target.name) as staging:
             yield staging
             staging.chmod(0o755)
-            _swap(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            swap_folder(staging, target)
 
 
-def _swap(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / target.name)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Make an empty folder for files in between, where the machine keeps such files.
+
+    Args:
+        name: What it is for; a folder of that name that a killed process left is removed.
+
+    Raises:
+        WorkspaceError: The folder cannot be written or the disk is full.
+    """
+    parent = Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with translated_os_errors(parent, "temporary files"):
+            folder = stack.enter_context(staging_folder(parent, f"fairlead-{name}"))
+        yield folder

@@ -15,7 +15,7 @@ __all__ = ["Plan", "PlanRun", "PlanStep", "StepResult"]
 class PlanStep(Value):
     """One step: which skill or helper verb, with which settings, and what must hold after it."""
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    id: str = Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)
     """Unique within the plan."""
     uses: str
     """`pack`, or the id of a skill."""
@@ -32,7 +32,7 @@ class PlanStep(Value):
 class Plan(Value):
     """Everything `fairlead run` needs."""
 
-    format_number: int = 1
+    format_number: Literal[1] = 1
     problem: str
     """The user's own words."""
     answers: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Plan(Value):
     model: str
     data: str
     labels: str | None = None
-    steps: tuple[PlanStep, ...]
+    steps: tuple[PlanStep, ...] = Field(min_length=1)
 
 
 class StepResult(Value):
