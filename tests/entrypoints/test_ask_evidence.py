@@ -291,13 +291,14 @@ class ForeignServer(BaseHTTPRequestHandler):
     """A server of the protocol that is not ours: it keeps the statistics of the extension."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
     counts: ClassVar[dict[str, int]] = {"requests": 0}
 
     def do_GET(self):
         model = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}
         model["outputs"] = [{"name": "y", "datatype": "FP32", "shape": [-1, 1]}]
         n = self.counts["requests"]
-        times = {"success": 9_000_000, "queue": 6_000_000, "compute_infer": 2_000_000}
+        times = {"success": 27_000_000, "queue": 20_000_000, "compute_infer": 5_000_000}
         stats = {key: {"count": n, "ns": n * ns} for key, ns in times.items()}
         self.reply({
             "/v2": {"name": "other", "extensions": ["binary_tensor_data", "statistics"]},
@@ -308,7 +309,7 @@ class ForeignServer(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
         self.counts["requests"] += 1
-        time.sleep(0.009)
+        time.sleep(0.027)
         output = {"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
         self.reply({"model_name": "m", "outputs": [output]})
 
@@ -318,6 +319,7 @@ class ForeignServer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()
 
     def log_message(self, *_):
         pass
