@@ -3,6 +3,8 @@
 import datetime as dt
 import decimal
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -248,3 +250,16 @@ def test_missing_numbers_become_nan(values):
 
 def test_mixed_objects_are_written_as_text():
     assert arrow_from_array(np.array([1, "a", None], dtype=object)).to_pylist() == ["1", "a", None]
+
+
+def test_lists_are_read_in_a_process_that_has_loaded_nothing_else(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"vector": [[1.0, 2.0], [3.0, 4.0]]}), path)
+    ask = (
+        "import sys; from fairlead.backends.datasets import load_dataset; "
+        "print(load_dataset(sys.argv[1]).columns['vector'].shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ask, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "(2, 2)", done.stderr

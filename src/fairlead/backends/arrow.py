@@ -78,9 +78,9 @@ def _seconds(array: pa.Array) -> Array:
 
 
 def _lists(array: pa.Array) -> Array:
-    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    lengths = pa.compute.list_value_length(array).to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
     if array.null_count or len(array) == 0 or len(set(lengths.tolist())) != 1:
         return _text(array)
     inner = array_from_arrow(array.flatten())
