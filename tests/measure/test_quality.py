@@ -124,7 +124,8 @@ def test_a_prediction_that_is_not_there_is_an_error():
 @pytest.mark.parametrize(
     ("classes", "labels"),
     [
-        ((0, 1), ["0", "1"]),
+        ((0, 1), ["0", "one"]),
+        ((0, 1), ["0", "2"]),
         ((0, 1), [-1, 1]),
         ((0, 1), [0.5, 1.0]),
         (("a", "b"), [0, 1]),
@@ -141,6 +142,9 @@ def test_labels_of_another_kind_are_refused(classes, labels):
 def test_labels_take_the_kind_of_the_classes():
     assert matched_labels(manifest(), np.array([True, False])).tolist() == [1, 0]
     assert matched_labels(manifest(), np.array([1.0, 0.0])).dtype == np.int64
+    assert matched_labels(manifest(), np.array(["1", "0"], object)).tolist() == [1, 0]
+    as_text = matched_labels(manifest(classes=("3", "7")), np.array([7, 3]))
+    assert as_text.tolist() == ["7", "3"]
     assert matched_labels(manifest(classes=()), np.array(["x"], object)).tolist() == ["x"]
     with pytest.raises(DataError, match="predicts numbers"):
         matched_labels(manifest("regression", ()), np.array(["x"], dtype=object))
@@ -202,6 +206,26 @@ def test_a_table_is_read_by_its_labels():
     assert roles([0.5, 0.25, 1.0], out=SOFTMAX).task == "other"
     with pytest.raises(DataError, match="3 classes"):
         roles(["a", "b", "c"], out=SOFTMAX)
+
+
+def test_text_labels_beside_codes_name_the_scores_in_sorted_order():
+    found = roles(["no", "yes", "no"], label=np.array([0, 1, 0]), scores=SOFTMAX)
+    assert (found.classes, found.prediction_output) == (("no", "yes"), "scores")
+    assert "sorted order" in found.notes[0]
+    with pytest.raises(DataError, match="3 classes"):
+        roles(["a", "b", "c"], label=np.array([0, 1, 0]), scores=SOFTMAX)
+
+
+def test_numbers_written_as_text_are_numbers():
+    found = roles(["0", "1", "0"], label=np.array([0, 1, 0]), scores=SOFTMAX)
+    assert (found.classes, found.prediction_output) == ((0, 1), "label")
+    twelve = np.eye(12)
+    assert roles([str(i) for i in range(12)], out=twelve).classes == tuple(range(12))
+    assert roles([str(i) for i in range(5)] * 2, out=np.eye(10)).classes == tuple(range(10))
+
+
+def test_a_number_beside_labels_of_two_classes_is_told():
+    assert "no probability" in roles([0, 1, 0], out=SOFTMAX[:, :1] * 9).notes[0]
 
 
 def test_a_table_without_labels_is_a_classifier_only_when_rows_are_distributions():

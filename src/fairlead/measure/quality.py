@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,9 +14,18 @@ from fairlead.core.errors import DataError, ModelError
 from fairlead.core.ports import Runner, first_dimension
 from fairlead.measure.metrics import classification_scores, regression_scores
 
-__all__ = ["evaluate", "matched_labels", "predict", "predicted", "row_scores", "run_batches"]
+__all__ = [
+    "are_written_numbers",
+    "evaluate",
+    "matched_labels",
+    "predict",
+    "predicted",
+    "row_scores",
+    "run_batches",
+]
 
 _SHOWN = 8
+_WHOLE = re.compile(r"-?\d{1,18}")
 
 
 def predict(
@@ -155,6 +165,8 @@ def matched_labels(manifest: BundleManifest, labels: Array) -> Array:
 
 
 def _whole_numbers(manifest: BundleManifest, labels: Array) -> Array:
+    if are_written_numbers(labels):
+        return labels.astype(np.int64)
     if labels.dtype.kind not in "biuf":
         raise _mismatch(manifest, labels)
     whole = labels.astype(np.int64)
@@ -164,6 +176,8 @@ def _whole_numbers(manifest: BundleManifest, labels: Array) -> Array:
 
 
 def _texts(manifest: BundleManifest, labels: Array) -> Array:
+    if labels.dtype.kind in "iu":
+        return labels.astype(str).astype(object)
     if labels.dtype.kind not in "OU" or not all(isinstance(v, str) for v in labels.tolist()):
         raise _mismatch(manifest, labels)
     return labels.astype(object)
@@ -184,6 +198,13 @@ def _mismatch(manifest: BundleManifest, labels: Array) -> DataError:
         f"the labels hold {shown}, but the classes of {manifest.name} are {classes}{more}",
         hint="write the labels as the model was trained with, of the same type and values",
     )
+
+
+def are_written_numbers(labels: Array) -> bool:
+    """Say whether labels are whole numbers that were stored as text, like `"7"`."""
+    if labels.dtype.kind not in "OU":
+        return False
+    return all(isinstance(v, str) and _WHOLE.fullmatch(v) is not None for v in labels.tolist())
 
 
 def row_scores(

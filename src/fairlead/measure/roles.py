@@ -10,6 +10,7 @@ import numpy as np
 from fairlead.core.bundle import Task
 from fairlead.core.dataset import Array
 from fairlead.core.errors import DataError, ModelError
+from fairlead.measure.quality import are_written_numbers
 
 __all__ = ["Roles", "find_roles"]
 
@@ -47,10 +48,12 @@ def find_roles(
     """Tell the task from what the model gave on real rows, and from the labels where there are any.
 
     Whole-number or text outputs with one value per row are predicted labels; float outputs of
-    shape (n_rows, n_classes) are scores. A model whose only output is such a table is a
-    classifier when the labels are classes and their number fits, and without labels when every
-    row is a distribution. One float per row is a regression, unless the labels are two classes
-    and all values lie between 0 and 1.
+    shape (n_rows, n_classes) are scores. Where the labels are text and the predicted labels whole
+    numbers, as after a label encoder, the scores belong to the labels in sorted order.
+
+    A model whose only output is a table of scores is a classifier when the labels are classes and
+    their number fits, and without labels when every row is a distribution. One float per row is a
+    regression, unless the labels are two classes and all values lie between 0 and 1.
 
     Args:
         outputs: The model's outputs on the rows, in its order.
@@ -122,6 +125,8 @@ def _labelled(
 ) -> Roles:
     name = found.labels[0]
     scores = found.tables[0] if found.tables else None
+    if scores is not None and labels is not None and _are_names(labels, outputs[name]):
+        return _from_table(outputs, found, task, (), labels)
     if scores is not None:
         width = outputs[scores].shape[1]
         known = classes or _classes_by_vote(outputs[name], outputs[scores])
@@ -130,6 +135,12 @@ def _labelled(
     if task == "classification" or (task is None and labels is not None):
         return Roles("classification", classes, name, None)
     return Roles("other", (), name, None, ("without labels the task cannot be told",))
+
+
+def _are_names(labels: Array, predictions: Array) -> bool:
+    """Whether labels are text where the model gives the codes of a label encoder."""
+    is_coded = predictions.dtype.kind in "iu" and labels.dtype.kind in "OU"
+    return is_coded and not are_written_numbers(labels)
 
 
 def _classes_by_vote(predictions: Array, scores: Array) -> Classes:
@@ -183,8 +194,9 @@ def _from_table(
 
 
 def _classes_of(labels: Array, width: int, name: str) -> tuple[Classes, tuple[str, ...]]:
+    values = labels.astype(np.int64) if are_written_numbers(labels) else labels
     distinct = sorted(
-        {_as_class(value) for value in labels.tolist()}, key=lambda v: (str(type(v)), v)
+        {_as_class(value) for value in values.tolist()}, key=lambda v: (str(type(v)), v)
     )
     if all(isinstance(value, int) and 0 <= value < width for value in distinct):
         return tuple(range(width)), ()
@@ -247,7 +259,8 @@ def _from_values(
             f"but the model's output `{name}` is one number per row",
             hint="name the column with the numbers with --labels",
         )
-    return Roles("regression", (), name, None)
+    note = f"the labels are 0 and 1, but `{name}` is no probability, so it is taken for a number"
+    return Roles("regression", (), name, None, (note,) if distinct == [0, 1] else ())
 
 
 def _threshold_note(name: str) -> tuple[str, ...]:
