@@ -1,5 +1,6 @@
 """scikit-learn estimators and pipelines on their way into a bundle."""
 
+import functools
 import importlib
 import sys
 
@@ -159,6 +160,20 @@ def test_a_missing_feature_is_named(tmp_path):
     data = Dataset({n: a for n, a in iris_data().columns.items() if n != "petal_width"})
     with pytest.raises(DataError, match="lacks 1 of the model's 4 features: `petal_width`"):
         packed(tmp_path, dumped(tmp_path, model), data)
+
+
+def test_boosting_over_text_categories_needs_no_trust(tmp_path):
+    frame = people_frame()[["age", "income", "city"]].astype({"city": "category"})
+    model = HistGradientBoostingClassifier(max_iter=10, categorical_features="from_dtype")
+    outcome = packed(tmp_path, dumped(tmp_path, model.fit(frame, people()["label"])), people_data())
+    assert not outcome.noun.manifest.needs_trust
+    assert outcome.noun.scores.primary.value > 0.6
+
+
+def test_what_a_partial_function_wraps_is_audited(tmp_path):
+    wrapped = FunctionTransformer(functools.partial(_twice))
+    with pytest.raises(UntrustedError, match=r"test_pack_sklearn\._twice"):
+        load_skops(dumped(tmp_path, make_pipeline(wrapped, LogisticRegression())))
 
 
 def test_unknown_types_need_trust(tmp_path):

@@ -20,6 +20,7 @@ _NEEDED_BY = "reading a skops file"
 AUDITED = frozenset(
     {
         "collections.OrderedDict",
+        "functools.partial",
         "lightgbm.basic.Booster",
         "lightgbm.sklearn.LGBMClassifier",
         "lightgbm.sklearn.LGBMRegressor",
@@ -54,6 +55,7 @@ AUDITED = frozenset(
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
         "sklearn.utils._bunch.Bunch",
+        "sklearn.utils.validation.check_array",
         "xgboost.core.Booster",
         "xgboost.sklearn.XGBClassifier",
         "xgboost.sklearn.XGBRegressor",
@@ -61,10 +63,10 @@ AUDITED = frozenset(
 )
 """Types that skops does not trust by default and that are safe here.
 
-They hold numbers and settings, or are functions that are named and not called; boosters read their
-own format, as they do from a file. Trees are compiled
-code that follows indices without looking at the bounds; `_check_trees` does, before anything is
-predicted.
+They hold numbers and settings, or are functions that are named and not called (what a partial
+function wraps is audited by itself); boosters read their own format, as they do from a file. Trees
+are compiled code that follows indices without looking at the bounds; `_check_trees` does, before
+anything is predicted.
 """
 
 
