@@ -71,6 +71,11 @@ def test_a_missing_model_or_column_is_found_while_planning(make):
         make("quantize my model", labels="no_such")
 
 
+def test_trust_is_written_down_only_when_it_is_given(make):
+    assert make("quantize my model", trust=True).steps[0].settings["trust"] is True
+    assert "trust" not in make("quantize my model").steps[0].settings
+
+
 def test_the_stream_reaches_the_monitoring_step(make, material):
     stream = str(material / "shifted.parquet")
     made = make("deploy and monitor my model", stream=stream)

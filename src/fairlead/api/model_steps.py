@@ -19,6 +19,7 @@ from fairlead.api.release import release
 from fairlead.api.step_outcome import StepDone
 from fairlead.api.tracking import list_runs, register, tracked
 from fairlead.core.bundle import Bundle
+from fairlead.core.errors import UntrustedError
 from fairlead.core.plan import PlanStep, StepResult
 from fairlead.core.report import Outcome
 
@@ -26,18 +27,26 @@ __all__ = ["MODEL_STEPS"]
 
 Results = Sequence[StepResult]
 
+_TRUST_HINT = (
+    "if you know where it comes from, plan again with --trust, or write `trust = true` under the "
+    "settings of the step `pack`"
+)
+
 
 def _pack(bench: Bench, step: PlanStep, _results: Results) -> StepDone:
     config = cast(PackStepConfig, check_settings(step.uses, step.settings))
-    outcome = pack(
-        bench.plan.model,
-        data=bench.plan.data,
-        labels=bench.plan.labels,
-        out=bench.out(step.id),
-        name=config.name,
-        trust=config.trust,
-        context=bench.context,
-    )
+    try:
+        outcome = pack(
+            bench.plan.model,
+            data=bench.plan.data,
+            labels=bench.plan.labels,
+            out=bench.out(step.id),
+            name=config.name,
+            trust=config.trust,
+            context=bench.context,
+        )
+    except UntrustedError as exc:
+        raise UntrustedError(exc.message, hint=_TRUST_HINT) from exc
     return StepDone(outcome.report, outcome.noun.path)
 
 
@@ -49,6 +58,7 @@ def _optimise(verb: Callable[..., Outcome[Bundle]]) -> Callable[..., StepDone]:
             bench.plan.data,
             labels=bench.plan.labels,
             out=bench.out(step.id),
+            trust=start.manifest.needs_trust,
             settings=step.settings,
             context=bench.context,
         )

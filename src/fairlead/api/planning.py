@@ -32,6 +32,7 @@ def plan(
     answers: Sequence[str] = (),
     stream: str | None = None,
     name: str | None = None,
+    trust: bool = False,
     context: Context | None = None,
 ) -> Plan:
     """Turn a problem in the user's words into steps on the user's own model.
@@ -44,6 +45,7 @@ def plan(
         answers: Answers to the router's questions, in order.
         stream: Rows that the monitoring step sends and watches.
         name: Name of the model and the service; from the file's name when None.
+        trust: Whether code and pickles that came with the model may run.
         context: Workspace and progress; opened from the environment when None.
 
     Raises:
@@ -70,7 +72,7 @@ def plan(
         model=model,
         data=data,
         labels=labels,
-        steps=_steps(answer, name or _name_of(model), stream),
+        steps=_steps(answer, _pack_settings(name or _name_of(model), trust=trust), stream),
     )
 
 
@@ -83,7 +85,12 @@ def _check_material(model: str, data: str, labels: str | None, stream: str | Non
         load_dataset(stream)
 
 
-def _steps(route: Route, name: str, stream: str | None) -> tuple[PlanStep, ...]:
+def _pack_settings(name: str, *, trust: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {"name": _service_name(name)}
+    return {**settings, "trust": True} if trust else settings
+
+
+def _steps(route: Route, packing: Mapping[str, Any], stream: str | None) -> tuple[PlanStep, ...]:
     wanted: dict[str, str] = {step.skill: step.reason for step in route.skills}
     order: list[str] = ["pack", *wanted]
     added = _missing_candidate(list(wanted))
@@ -93,7 +100,7 @@ def _steps(route: Route, name: str, stream: str | None) -> tuple[PlanStep, ...]:
     _compress_floats(order)
     steps = []
     for uses in order:
-        settings: dict[str, Any] = {"name": _service_name(name)} if uses == "pack" else {}
+        settings: dict[str, Any] = dict(packing) if uses == "pack" else {}
         if uses == "production-monitoring-and-alerting" and stream is not None:
             settings["stream"] = stream
         steps.append(_step(uses, wanted.get(uses), settings))

@@ -36,6 +36,9 @@ def plan_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan to write.")] = Path(
         "plan.toml"
     ),
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let code and pickles that came with the model run.")
+    ] = False,
     json_: JsonFlag = False,
 ) -> None:
     """Bind a route to steps with settings, gates and expected artefacts."""
@@ -51,6 +54,7 @@ def plan_command(
         answers=answers,
         stream=stream,
         name=name,
+        trust=trust,
     )
     write_plan(made, output)
     if json_:

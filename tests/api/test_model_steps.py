@@ -1,0 +1,60 @@
+"""Steps of a plan on a model that runs code of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fairlead.api import Context, follow
+from fairlead.core.dataset import Dataset
+from fairlead.core.errors import UntrustedError
+from fairlead.core.plan import Plan, PlanStep
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _halved(table):
+    return table / 2
+
+
+@pytest.fixture
+def plan_for(tmp_path):
+    """A plan that packs and tunes a pipeline with a function of this module."""
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+    from skops.io import dump
+
+    from fairlead.backends.datasets import save_dataset
+
+    table = np.random.default_rng(0).normal(size=(80, 2))
+    target = table.sum(axis=1)
+    model = make_pipeline(FunctionTransformer(_halved), LinearRegression()).fit(table, target)
+    dump(model, tmp_path / "model.skops")
+    rows = {"a": table[:, 0], "b": table[:, 1], "y": target}
+    save_dataset(Dataset(rows), tmp_path / "rows.parquet")
+
+    def made(**packing):
+        uses = {"pack": packing, "hardware-optimization-strategies": {"time_limit_s": 1.0}}
+        steps = [
+            PlanStep(id=uses, uses=uses, why="", gate="stop", gives="", settings=settings)
+            for uses, settings in uses.items()
+        ]
+        return Plan(
+            problem="tune", answers=(), route=("hardware-optimization-strategies",),
+            model=str(tmp_path / "model.skops"), data=str(tmp_path / "rows.parquet"), labels="y",
+            steps=steps,
+        )  # fmt: skip
+
+    return made
+
+
+def test_what_was_packed_as_trusted_is_trusted_by_the_steps_after(plan_for, tmp_path):
+    outcome = follow(plan_for(trust=True), context=Context.open(home=tmp_path / ".fairlead"))
+    assert [result.verdict for result in outcome.noun.results] == ["done", "done"]
+
+
+def test_a_model_that_is_not_trusted_says_where_a_plan_says_so(plan_for, tmp_path):
+    with pytest.raises(UntrustedError) as caught:
+        follow(plan_for(), context=Context.open(home=tmp_path / ".fairlead"))
+    assert "trust = true" in caught.value.hint
