@@ -71,7 +71,8 @@ def test_a_missing_file_is_not_found(tmp_path):
 
 
 def test_writing_leaves_a_file_that_people_can_read(tmp_path):
-    plan = Plan(problem="x", route=(), model="m", data="d", steps=(PlanStep(id="pack", uses="pack", why="w"),))  # fmt: skip
+    step = PlanStep(id="pack", uses="pack", why="w")
+    plan = Plan(problem="x", route=(), model="m", data="d", steps=(step,))
     write_plan(plan, tmp_path / "plan.toml")
     text = (tmp_path / "plan.toml").read_text()
     assert text.startswith("# A plan")
