@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from fairlead.core.dataset import Dataset
     from fairlead.core.ports import Array
     from fairlead.core.prediction import PredictionBatch
-    from fairlead.observe.debugging import Diagnosis
+    from fairlead.observe.debugging import Diagnosis, ServiceTimes
 
 __all__ = ["diagnose", "monitor"]
 
 _MOST_PREDICTIONS = 200_000
+_PROBED = 200
 
 
 def monitor(
@@ -158,35 +159,43 @@ def diagnose(
         EndpointError: The server cannot be reached.
     """
     from fairlead.observe import debugging
-    from fairlead.observe.debugging.methods.latency import ServiceTimes, times_of_predictions
 
     config = debugging.DebuggingConfig.parse(settings or {})
     ctx = context or Context.open()
     opened = None if bundle is None else Bundle.open(bundle)
-    if service is None:
-        if url is not None:
-            raise UsageError("a URL is given without a service", hint="name it with --service")
-        if opened is None:
-            raise UsageError(
-                "neither a bundle nor a service is named", hint="give a bundle and --data"
-            )
-        rows = labelled_rows(opened, require_rows(data), labels)
-        outcome = debugging.diagnose(
-            rows, config, bundle=opened, trust=trust, progress=ctx.progress
-        )
-        return ctx.record(outcome)
-    if url is None and probe == 0:
-        batch = read_log(ctx, service, since=since, limit=_MOST_PREDICTIONS)
-        measured = times_of_predictions(service, batch)
-    else:
-        from fairlead.backends.endpoint import find_endpoint
-        from fairlead.backends.request_probe import probe_url
+    if service is not None:
+        if url is None and probe == 0:
+            measured = _logged_times(ctx, service, since)
+        else:
+            measured = _probed_times(ctx, service, url, probe, _feeds(opened, data, labels))
+        return ctx.record(debugging.diagnose(measured, config))
+    if url is not None:
+        raise UsageError("a URL is given without a service", hint="name it with --service")
+    if opened is None:
+        raise UsageError("neither a bundle nor a service is named", hint="give a bundle and --data")
+    rows = labelled_rows(opened, require_rows(data), labels)
+    return ctx.record(
+        debugging.diagnose(rows, config, bundle=opened, trust=trust, progress=ctx.progress)
+    )
 
-        target = url or find_endpoint(ctx.workspace, service)[0].url
-        feeds = _feeds(opened, data, labels)
-        times = probe_url(target, service, feeds, requests=probe or 200)
-        measured = ServiceTimes(service, times, f"sent to {target} one after the other")
-    return ctx.record(debugging.diagnose(measured, config))
+
+def _logged_times(context: Context, service: str, since: str | None) -> ServiceTimes:
+    from fairlead.observe.debugging import times_of_predictions
+
+    batch = read_log(context, service, since=since, limit=_MOST_PREDICTIONS)
+    return times_of_predictions(service, batch)
+
+
+def _probed_times(
+    context: Context, service: str, url: str | None, probe: int, feeds: dict[str, Array] | None
+) -> ServiceTimes:
+    from fairlead.backends.endpoint import find_endpoint
+    from fairlead.backends.request_probe import probe_url
+    from fairlead.observe.debugging import ServiceTimes
+
+    target = url or find_endpoint(context.workspace, service)[0].url
+    times = probe_url(target, service, feeds, requests=probe or _PROBED)
+    return ServiceTimes(service, times, f"sent to {target} one after the other")
 
 
 def _feeds(

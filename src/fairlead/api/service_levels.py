@@ -59,8 +59,14 @@ def write_alert_rules(
         ),
     )
     rules = [rule for group in groups for rule in group["rules"]]
+    return Outcome(path, _rules_report(service, path, rules, levels))
+
+
+def _rules_report(
+    service: str, path: Path, rules: list[dict[str, Any]], levels: ServiceLevels
+) -> Report:
     alerts = [rule for rule in rules if "alert" in rule]
-    report = Report(
+    return Report(
         skill=_SKILL,
         title=f"Alert rules of {service}",
         summary=f"{len(alerts)} alerts and {len(rules) - len(alerts)} recording rules for "
@@ -85,7 +91,6 @@ def write_alert_rules(
         ),
         files={"rules": str(path)},
     )
-    return Outcome(path, report)
 
 
 def error_budgets(

@@ -20,7 +20,7 @@ __all__ = ["RelationShift", "has_relations", "relation_tests"]
 Floats = NDArray[np.float64]
 
 _MIN_ROWS = 100
-_MAX_ROWS = 5000
+_MAX_ROWS = 2500
 _MAX_SHOWN = 10
 _MIN_SPREAD_ROWS = 30
 _NEARLY_ONE = 0.999

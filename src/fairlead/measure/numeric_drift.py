@@ -69,6 +69,7 @@ def numeric_tests(
         _binned(reference.below, reference.present, kept),
         _binned(window.below, window.present, kept),
         limits.min_effect,
+        is_cut_at_quantiles=True,
     )
     p_split = np.full(len(kept), np.nan)
     for index in np.flatnonzero(~is_fine):

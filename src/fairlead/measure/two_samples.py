@@ -14,6 +14,9 @@ __all__ = ["MIN_EXPECTED", "DriftLimits", "TwoSample", "chi_square", "missing_te
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_GAMMA_KURTOSIS = 6.0
+"""Excess kurtosis of a gamma variable times its shape."""
+
 MIN_EXPECTED = 10.0
 """Rows that the smaller sample must expect in a bin before limit laws are trusted."""
 
@@ -53,13 +56,18 @@ class TwoSample:
     effect: float
 
 
-def chi_square(reference: Ints, current: Ints, min_effect: float) -> tuple[Floats, Floats]:
+def chi_square(
+    reference: Ints, current: Ints, min_effect: float, *, is_cut_at_quantiles: bool = False
+) -> tuple[Floats, Floats]:
     """Test the homogeneity of counts in bins, many tables at once.
 
     Args:
         reference: Shape (n_tables, n_bins); bins that are empty in both samples do not count.
         current: Same shape.
         min_effect: Smallest Cohen's w that matters.
+        is_cut_at_quantiles: Whether the bins were cut at quantiles of the reference. Then not its
+            counts vary but what the bins hold, and that like a gamma variable, whose tails are
+            heavier than a binomial's: the statistic keeps its mean and gains variance.
 
     Returns:
         P-values and effects, each of shape (n_tables,); NaN for tables of fewer than two bins.
@@ -75,7 +83,13 @@ def chi_square(reference: Ints, current: Ints, min_effect: float) -> tuple[Float
     effective = (n_ref * n_cur / np.maximum(n_ref + n_cur, 1))[:, 0]
     is_usable = (df >= 1) & (effective > 0)
     freedom = np.where(is_usable, df, 1.0)
-    chances = chi_square_sf(statistic, freedom, effective * min_effect**2)
+    inflation = np.ones(len(freedom))
+    if is_cut_at_quantiles:
+        per_bin = np.maximum(n_ref[:, 0] / (freedom + 1), 1.0)
+        weight = n_cur[:, 0] / np.maximum(n_ref[:, 0] + n_cur[:, 0], 1)
+        inflation += _GAMMA_KURTOSIS / 2 / per_bin * weight**2
+    noncentrality = effective * min_effect**2 / inflation
+    chances = chi_square_sf(statistic / inflation, freedom / inflation, noncentrality)
     excess = np.maximum(statistic - freedom, 0.0) / np.maximum(effective, 1e-12)
     return np.where(is_usable, chances, np.nan), np.where(is_usable, np.sqrt(excess), 0.0)
 
