@@ -18,14 +18,15 @@ from fairlead.router.answers import (
     Reading,
     Redirect,
     Route,
+    RunnerUp,
 )
+from fairlead.router.confidence import confidence_of, runner_up
+from fairlead.router.decision import decide
 from fairlead.router.evidence import settle
 from fairlead.router.questions import Ask, Choice, question_of, understand
-from fairlead.router.rules import judge
 from fairlead.router.scene import Scene, observe
 from fairlead.router.scope import consulted
 from fairlead.router.verdict import Verdict, route
-from fairlead.router.weighing import runner_up, support
 from fairlead.router.wording import about, consult, measures, nearby, steps
 
 __all__ = ["Answer", "Question", "ask"]
@@ -79,8 +80,9 @@ def ask(text: str, *, answers: Sequence[str] = (), evidence: Sequence[Evidence] 
         'model-or-infrastructure'
     """
     scene = observe(text)
-    verdict = judge(scene)
-    turn = _Turn(tuple(evidence))
+    decision = decide(scene)
+    verdict = decision.verdict
+    turn = _Turn(tuple(evidence), confidence_of(decision), runner_up(decision))
     left = list(answers)
     while verdict.question:
         asked = question_of(verdict.question)
@@ -110,6 +112,8 @@ class _Turn:
     """What was said and measured while a dialogue went on."""
 
     evidence: tuple[Evidence, ...]
+    confidence: float
+    runner_up: RunnerUp | None
     given: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     used: list[Reading] = field(default_factory=list)
@@ -153,8 +157,8 @@ def _question(scene: Scene, verdict: Verdict, asked: Ask, turn: _Turn) -> Questi
         options=options,
         reason=asked.why,
         rule=verdict.rule,
-        confidence=support(scene, verdict),
-        runner_up=runner_up(scene, verdict),
+        confidence=turn.confidence,
+        runner_up=turn.runner_up,
         spans=scene.spans(verdict.because),
         facts=scene.facts,
         evidence_used=tuple(turn.used),
@@ -182,8 +186,8 @@ def _route(scene: Scene, verdict: Verdict, turn: _Turn) -> Route:
         also_consult=consult(verdict.consult),
         reason="; then ".join(step.reason for step in planned),
         rule=verdict.rule,
-        confidence=support(scene, verdict),
-        runner_up=runner_up(scene, verdict),
+        confidence=turn.confidence,
+        runner_up=turn.runner_up,
         spans=scene.spans(verdict.because),
         facts=scene.facts,
         evidence_used=tuple(turn.used),
@@ -200,8 +204,8 @@ def _redirect(scene: Scene, verdict: Verdict, neighbour: NeighbourId, turn: _Tur
         reason=handover,
         come_back=come_back,
         rule=verdict.rule,
-        confidence=support(scene, verdict),
-        runner_up=runner_up(scene, verdict),
+        confidence=turn.confidence,
+        runner_up=turn.runner_up,
         spans=scene.spans(verdict.because),
         facts=scene.facts,
         evidence_used=tuple(turn.used),

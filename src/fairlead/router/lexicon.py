@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fairlead.router.text import Reading, tokens_of
 
-__all__ = ["Hit", "Lexicon", "Tool", "load_lexicon"]
+__all__ = ["Hit", "Lexicon", "Tool", "load_fillers", "load_lexicon"]
 
 _MAX_GAP: Final = 3
 _MAX_TOOL_TOKENS: Final = 4
@@ -138,6 +138,13 @@ def load_lexicon() -> Lexicon:
     tools = _data("tools.toml")
     homes = {home: entry["names"] for home, entry in tools["home"].items()}
     return Lexicon(_data("lexicon.toml"), homes, tools["fact"])
+
+
+@lru_cache(maxsize=1)
+def load_fillers() -> frozenset[str]:
+    """Return the stems that carry no meaning of their own, read once."""
+    words: list[str] = _data("fillers.toml")["words"]
+    return frozenset(part for word in words for part in tokens_of(word))
 
 
 def _data(name: str) -> dict[str, Any]:

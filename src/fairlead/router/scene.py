@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Final, Literal
 
 from fairlead.router.answers import Facts, Span
-from fairlead.router.lexicon import Hit, Lexicon, Tool, load_lexicon
+from fairlead.router.lexicon import Hit, Lexicon, Tool, load_fillers, load_lexicon
 from fairlead.router.text import Reading, read, tokens_of
 
-__all__ = ["Scene", "observe"]
+__all__ = ["Scene", "leading_words", "observe"]
 
 _NEGATIONS: Final = tuple(
     tokens_of(phrase)
@@ -77,6 +77,17 @@ class Scene:
             )
             for hit in self.hits
             if hit.concept in wanted
+        )
+
+    @cached_property
+    def is_understood(self) -> bool:
+        """Whether every word is known: a concept, a product, a number or a filler."""
+        places = [(hit.first, hit.last) for hit in (*self.hits, *self.negated)]
+        places += [(tool.first, tool.last) for tool in self.tools]
+        known = {at for first, last in places for at in range(first, last + 1)}
+        return all(
+            at in known or word.isdecimal() or word in load_fillers()
+            for at, word in enumerate(self.reading.stems)
         )
 
     @cached_property
@@ -162,10 +173,7 @@ def _tool_facts(
 
 def _is_destination(reading: Reading, hits: tuple[Hit, ...], tool: Tool) -> bool:
     """Tell whether something is to be deployed on or with the tool, in the same sentence."""
-    before = tool.first - 1
-    while before >= 0 and reading.stems[before] in _ARTICLES:
-        before -= 1
-    if before < 0 or reading.stems[before] not in _PREPOSITIONS:
+    if not leading_words(reading, tool.first):
         return False
     sentence = reading.sentences[tool.first]
     return any(
@@ -174,6 +182,15 @@ def _is_destination(reading: Reading, hits: tuple[Hit, ...], tool: Tool) -> bool
         and reading.sentences[hit.first] == sentence
         for hit in hits
     )
+
+
+def leading_words(reading: Reading, first: int) -> range:
+    """Return the places of "on the" or "with" directly before a word; empty when there is none."""
+    before = first - 1
+    while before >= 0 and reading.stems[before] in _ARTICLES:
+        before -= 1
+    found = before >= 0 and reading.stems[before] in _PREPOSITIONS
+    return range(before, first) if found else range(first, first)
 
 
 def _phase(scene: Scene) -> Literal["untrained", "training", "trained", "deployed", "fault"] | None:

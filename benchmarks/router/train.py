@@ -1,0 +1,239 @@
+"""Train the router's scorer, calibrate its confidence, and report how good it is.
+
+    python benchmarks/router/train.py            train, write the model, report
+    python benchmarks/router/train.py --check    report on the model that ships
+
+Needs scikit-learn (extra `sklearn`). One tenth of the utterances, chosen by a hash of the text,
+is held back: nothing is trained, calibrated or tuned on it. Calibration is fitted on answers to
+utterances that the scorer of that fold had not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+
+from fairlead.router import features
+from fairlead.router.confidence import signals_of
+from fairlead.router.corpus import Utterance, load_corpus
+from fairlead.router.decision import decide
+from fairlead.router.ordering import SHORT
+from fairlead.router.scene import observe
+from fairlead.router.scorer import LENGTH, Weights, load_weights
+
+DATA = Path(features.__file__).parent / "data"
+REPORT = Path(__file__).parent / "report.json"
+NAMES = {skill: name for name, skill in SHORT.items()}
+REGULARISATION = 12.0
+FOLDS = 5
+
+
+def matrix(scenes):
+    """Return the raw features of many texts, shape (n_texts, n_buckets)."""
+    places, values, starts = [], [], [0]
+    for scene in scenes:
+        buckets, weights = features.features_of(scene)
+        places.extend(buckets.tolist())
+        values.extend(weights.tolist())
+        starts.append(len(places))
+    return csr_matrix((values, places, starts), shape=(len(scenes), features.BUCKETS))
+
+
+def scaled(raw, rarity):
+    found = raw.multiply(rarity).tocsr()
+    lengths = np.sqrt(np.asarray(found.multiply(found).sum(1)).ravel())
+    lengths[lengths == 0] = 1
+    return csr_matrix(found.multiply((LENGTH / lengths)[:, None]))
+
+
+def train(utterances: list[Utterance], raw) -> Weights:
+    """Fit the two heads: which answer comes first, and which skills belong to the route."""
+    seen = np.asarray((raw > 0).sum(0)).ravel()
+    rarity = (np.log((1 + raw.shape[0]) / (1 + seen)) + 0.3).astype(np.float32)
+    texts = scaled(raw, rarity)
+    rows, answers, shares = [], [], []
+    for at, item in enumerate(utterances):
+        for answer in item.skills or (item.label,):
+            rows.append(at)
+            answers.append(answer)
+            shares.append(1 / max(1, len(item.skills)))
+    first = LogisticRegression(C=REGULARISATION, max_iter=120, tol=2e-3)
+    first.fit(texts[rows], answers, sample_weight=shares)
+    routes = [at for at, item in enumerate(utterances) if item.kind == "route"]
+    heads = []
+    for name in SHORT:
+        head = LogisticRegression(C=REGULARISATION, solver="liblinear", tol=1e-3, random_state=0)
+        heads.append(head.fit(texts[routes], [name in utterances[at].skills for at in routes]))
+    return Weights(
+        answers=tuple(map(str, first.classes_)),
+        skills=tuple(SHORT),
+        answer_weights=first.coef_.astype(np.float32),
+        answer_bias=first.intercept_.astype(np.float32),
+        skill_weights=np.vstack([head.coef_[0] for head in heads]).astype(np.float32),
+        skill_bias=np.array([head.intercept_[0] for head in heads], np.float32),
+        rarity=rarity,
+    )
+
+
+def packed(weights):
+    scale = np.maximum(np.abs(weights).max(1), 1e-9) / 127
+    return np.round(weights / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def write(weights: Weights, calibration) -> None:
+    answer_weights, answer_scale = packed(weights.answer_weights)
+    skill_weights, skill_scale = packed(weights.skill_weights)
+    np.savez_compressed(
+        DATA / "scorer.npz",
+        answers=np.array(weights.answers),
+        skills=np.array(weights.skills),
+        answer_weights=answer_weights,
+        answer_scale=answer_scale,
+        answer_bias=weights.answer_bias,
+        skill_weights=skill_weights,
+        skill_scale=skill_scale,
+        skill_bias=weights.skill_bias,
+        rarity=weights.rarity.astype(np.float16),
+    )
+    lines = [f"{name} = {value:.4f}" for name, value in calibration.items()]
+    (DATA / "calibration.toml").write_text(
+        "# Written by benchmarks/router/train.py: log odds of an answer being right.\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def label_of(verdict) -> str:
+    if verdict.kind == "route":
+        return " > ".join(NAMES[skill] for skill in verdict.skills)
+    return f"?{verdict.question}" if verdict.question else f"!{verdict.redirect_to}"
+
+
+def same(expected: str, given: str) -> bool:
+    return sorted(expected.split(" > ")) == sorted(given.split(" > "))
+
+
+def answered(utterances, scenes, weights):
+    """Return (utterance, decision, right or wrong) for each text."""
+    found = []
+    for item, scene in zip(utterances, scenes, strict=True):
+        decision = decide(scene, weights)
+        found.append((item, decision, same(item.label, label_of(decision.verdict))))
+    return found
+
+
+def calibrate(found):
+    """Fit the log odds of being right on answers to unseen utterances."""
+    signals = [signals_of(decision) for _, decision, _ in found]
+    names = list(signals[0])
+    model = LogisticRegression(C=1.0)
+    model.fit([[item[name] for name in names] for item in signals], [ok for *_, ok in found])
+    fitted = dict(zip(names, model.coef_[0].tolist(), strict=True))
+    return {"intercept": float(model.intercept_[0]), **fitted}
+
+
+def confidence(calibration, decision) -> float:
+    odds = calibration["intercept"]
+    odds += sum(calibration[name] * value for name, value in signals_of(decision).items())
+    return 1 / (1 + np.exp(-odds))
+
+
+def report(found, calibration):
+    """Return the figures of one set of answers."""
+    rows = [
+        (item, label_of(decision.verdict), ok, confidence(calibration, decision))
+        for item, decision, ok in found
+    ]
+    by_kind = defaultdict(list)
+    for item, _, ok, _ in rows:
+        by_kind[item.label if item.kind != "route" else _route_stratum(item)].append(ok)
+    asked = [ok for item, given, ok, _ in rows if given.startswith("?")]
+    to_ask = [ok for item, _, ok, _ in rows if item.kind == "clarify"]
+    single = [given for item, given, _, _ in rows if len(item.skills) == 1]
+    several = [ok for item, _, ok, _ in rows if len(item.skills) > 1]
+    return {
+        "utterances": len(rows),
+        "kind": share(_kind(given) == item.kind for item, given, _, _ in rows),
+        "exact": share(ok for *_, ok, _ in rows),
+        "exact_route": share(ok for item, _, ok, _ in rows if item.kind == "route"),
+        "several_skills": share(several),
+        "over_routing": share(" > " in given for given in single),
+        "clarify_precision": share(asked),
+        "clarify_recall": share(to_ask),
+        "redirect_target": share(ok for item, _, ok, _ in rows if item.kind == "redirect"),
+        "coverage_at_90": coverage(rows),
+        "calibration": bins(rows),
+        "per_stratum": {name: [sum(v), len(v)] for name, v in sorted(by_kind.items())},
+    }
+
+
+def _route_stratum(item):
+    return item.label if len(item.skills) == 1 else "several skills"
+
+
+def _kind(label):
+    return {"?": "clarify", "!": "redirect"}.get(label[0], "route")
+
+
+def share(values):
+    values = list(values)
+    return round(float(np.mean(values)), 4) if values else None
+
+
+def coverage(rows, accuracy=0.9):
+    ranked = sorted(rows, key=lambda row: -row[3])
+    right = np.cumsum([ok for *_, ok, _ in ranked])
+    good = np.flatnonzero(right / np.arange(1, len(ranked) + 1) >= accuracy)
+    return round(float((good[-1] + 1) / len(ranked)), 4) if len(good) else 0.0
+
+
+def bins(rows):
+    """Return mean confidence and accuracy per tenth of confidence, and the expected error."""
+    found, gap = [], 0.0
+    for low in np.arange(0, 1, 0.1):
+        inside = [row for row in rows if low <= row[3] < low + 0.1 or (low > 0.85 and row[3] == 1)]
+        if inside:
+            said = float(np.mean([row[3] for row in inside]))
+            was = float(np.mean([row[2] for row in inside]))
+            found.append([round(said, 3), round(was, 3), len(inside)])
+            gap += abs(said - was) * len(inside) / len(rows)
+    return {"bins": found, "expected_error": round(gap, 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    asked = parser.parse_args()
+    corpus = load_corpus()
+    scenes = [observe(item.text) for item in corpus]
+    raw = matrix(scenes)
+    usable = [at for at, item in enumerate(corpus) if not item.is_held_back]
+    held = [at for at, item in enumerate(corpus) if item.is_held_back]
+    unseen = []
+    for fold in range(FOLDS):
+        test = [at for at in usable if corpus[at].fold % FOLDS == fold]
+        rest = [at for at in usable if corpus[at].fold % FOLDS != fold]
+        weights = train([corpus[at] for at in rest], raw[rest])
+        unseen += answered([corpus[at] for at in test], [scenes[at] for at in test], weights)
+    calibration = calibrate(unseen)
+    if not asked.check:
+        write(train([corpus[at] for at in usable], raw[usable]), calibration)
+        load_weights.cache_clear()
+    held_back = answered([corpus[at] for at in held], [scenes[at] for at in held], load_weights())
+    figures = {
+        "cross_validated": report(unseen, calibration),
+        "held_back": report(held_back, calibration),
+    }
+    REPORT.write_text(json.dumps(figures, indent=1) + "\n")
+    for name, values in figures.items():
+        print(name, json.dumps({key: values[key] for key in list(values)[:10]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Rules and scorer together: the rules where every word is understood, the scorer elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fairlead.router.answers import NEIGHBOURS, QUESTIONS
+from fairlead.router.ordering import SHORT, in_order
+from fairlead.router.rules import judge
+from fairlead.router.scene import Scene
+from fairlead.router.scope import consulted
+from fairlead.router.scorer import Scores, Weights, score
+from fairlead.router.verdict import Verdict, clarify, redirect, route
+
+__all__ = ["Decision", "decide"]
+
+_NAMES: Final = {skill: name for name, skill in SHORT.items()}
+_PART_OF_ROUTE: Final = 0.5
+_HARDLY_HEARD: Final = 0.03
+_OPTIMISERS: Final = frozenset({"quantization", "compression", "hardware"})
+# Rules that read off words alone which skill is meant: they may mistake a passing remark.
+_BY_WORDS: Final = frozenset({"named-skill", "several-concerns", "accuracy", "live-fault"})
+_LAST_RESORT: Final = frozenset({"nothing-matches", "only-a-tool"})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict and how it came about."""
+
+    verdict: Verdict
+    scores: Scores
+    by_rule: bool
+    agreed: bool
+    """Whether the rules alone and the scorer alone give the same answer."""
+    understood: bool
+    """Whether every word of the text is known to the lexicon."""
+    words: int
+
+
+def decide(scene: Scene, weights: Weights | None = None) -> Decision:
+    """Decide one text."""
+    scores = score(scene, weights)
+    ruled, heard = judge(scene), _by_score(scene, scores)
+    binding = _is_binding(scene, ruled, scores)
+    verdict = ruled if binding else _kept_in_bounds(scene, heard)
+    return Decision(
+        verdict=verdict,
+        scores=scores,
+        by_rule=binding,
+        agreed=_same(ruled, heard),
+        understood=scene.is_understood,
+        words=len(scene.reading.stems),
+    )
+
+
+def _is_binding(scene: Scene, ruled: Verdict, scores: Scores) -> bool:
+    if not scene.is_understood:
+        return False
+    if ruled.rule in _LAST_RESORT:
+        return ruled.rule == "only-a-tool" and scores.ranked[0][1] < 0.5
+    if ruled.rule not in _BY_WORDS:
+        return True
+    names = [_NAMES[skill] for skill in ruled.skills]
+    return sum(scores.answers[name] for name in names) >= _HARDLY_HEARD * 5
+
+
+def _by_score(scene: Scene, scores: Scores) -> Verdict:
+    best = scores.ranked[0][0]
+    because = tuple(dict.fromkeys(hit.concept for hit in scene.hits))
+    for question in QUESTIONS:
+        if best == f"?{question}":
+            return clarify(question, because, rule="scorer")
+    for neighbour in NEIGHBOURS:
+        if best == f"!{neighbour}":
+            return redirect(neighbour, "scorer", because)
+    names = [name for name, part in scores.skills.items() if part > _PART_OF_ROUTE or name == best]
+    ordered = in_order(names, after_drift={"monitoring", "automation"} <= set(names))
+    return route("scorer", ordered, because, consult=consulted(scene, tuple(names)))
+
+
+def _kept_in_bounds(scene: Scene, heard: Verdict) -> Verdict:
+    """Never change the model only because something is slow: ask where the time goes."""
+    names = {_NAMES[skill] for skill in heard.skills}
+    if not names or not names <= _OPTIMISERS or scene.facts.slow_phase != "inference":
+        return heard
+    if _OPTIMISERS & set(scene.skills) or scene.has("symptom.large", "target.edge"):
+        return heard
+    return clarify("model-or-infrastructure", ("symptom.slow", "phase.inference"))
+
+
+def _same(one: Verdict, other: Verdict) -> bool:
+    return (one.redirect_to, one.question, set(one.skills)) == (
+        other.redirect_to,
+        other.question,
+        set(other.skills),
+    )
