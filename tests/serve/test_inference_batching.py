@@ -198,3 +198,21 @@ def test_one_interrupted_run_does_not_make_the_next_ones_slow():
 
     asyncio.run(live(queue_of(Interrupted(), inline_s=0.1)))
     assert threads == [False, False, True, True, True, True]
+
+
+def test_an_arm_that_gets_few_requests_runs_like_its_twin_that_gets_many():
+    is_inline = []
+
+    class Steady(Doubler):
+        def __call__(self, feeds):
+            is_inline.append(threading.current_thread() is threading.main_thread())
+            threading.Event().wait(0.05)
+            return super().__call__(feeds)
+
+    async def live(queue):
+        await ask(queue, *[rows(value) for value in range(5)])
+        await ask(queue, rows(9))
+        queue.close()
+
+    asyncio.run(live(queue_of(Steady(), inline_s=0.03)))
+    assert is_inline == [False, False]

@@ -72,7 +72,7 @@ class BatchQueue:
         self._pending = 0
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._recent_s: deque[float] = deque(maxlen=_RECENT_RUNS)
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_RUNS)
         self._executor = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}")
 
     @property
@@ -83,8 +83,7 @@ class BatchQueue:
     @property
     def retry_after_s(self) -> int:
         """Whole seconds, at least 1, after which the queue will probably have room."""
-        rows = sum(item.n_rows for item in self._waiting)
-        expected_s = rows * self._row_s
+        expected_s = self._expected_s(sum(item.n_rows for item in self._waiting))
         return max(1, math.ceil(expected_s)) if math.isfinite(expected_s) else 1
 
     def submit(self, feeds: dict[str, Array], n_rows: int) -> asyncio.Future[BatchResult]:
@@ -153,7 +152,7 @@ class BatchQueue:
 
     def _start(self, batch: list[Waiting], loop: asyncio.AbstractEventLoop) -> None:
         rows = sum(item.n_rows for item in batch)
-        if rows * self._row_s < self._limits.inline_s:
+        if self._expected_s(rows) < self._limits.inline_s:
             self._deliver(batch, self._execute(batch))
             return
         self._running += 1
@@ -180,17 +179,17 @@ class BatchQueue:
                 item.future.set_exception(result)
 
     def _learn(self, result: BatchResult) -> None:
-        self._recent_s.append(result.run_ms / 1e3 / result.batch_rows)
+        self._recent.append((result.run_ms / 1e3, result.batch_rows))
 
-    @property
-    def _row_s(self) -> float:
-        """Seconds per row, the lower median of recent runs; infinite before the first.
+    def _expected_s(self, rows: int) -> float:
+        """Seconds that a batch will take, the lower median by recent runs; infinite without one.
 
-        One run that the machine interrupted does not send the next ones to a thread: an arm with
-        little traffic would need dozens of them to forget it, and look slower than its twin.
+        A smaller batch is taken to last as long as the one that ran: most of a short run does not
+        depend on the rows, and an arm that gets few requests must not look slower than its twin
+        that gets many. One run that the machine interrupted changes nothing.
         """
-        recent = sorted(self._recent_s)
-        return recent[(len(recent) - 1) // 2] if recent else math.inf
+        guesses = sorted(run_s * max(1.0, rows / ran) for run_s, ran in self._recent)
+        return guesses[(len(guesses) - 1) // 2] if guesses else math.inf
 
     def _execute(self, batch: list[Waiting]) -> list[BatchResult | Exception]:
         started = time.perf_counter()
