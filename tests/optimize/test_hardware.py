@@ -149,6 +149,21 @@ def test_the_batch_stops_growing_when_it_does_not_pay() -> None:
     assert grown(0.001, 0.001) == [1, 2, 4, 8, 16]
 
 
+def test_noise_does_not_stop_the_batch() -> None:
+    clock, rng = [0.0], np.random.default_rng(3)
+
+    class Disturbed(FakeRunner):
+        def run(self, feeds):
+            clock[0] += rng.exponential(0.02)
+            return super().run(feeds)
+
+    steps = grow_batch(
+        Disturbed(clock, 0.001, 0.00001), rows, largest=16, latency_budget_ms=None,
+        time_limit_s=1000, clocks=clocks(clock),
+    )  # fmt: skip
+    assert all(step.is_taken for step in steps)
+
+
 def test_the_batch_stops_growing_at_the_latency_budget() -> None:
     assert grown(0.010, 0.001, budget=15) == [1, 2, 4]
 

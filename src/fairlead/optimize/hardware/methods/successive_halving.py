@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from fairlead.core.ports import Feeds, Runner, first_dimension
-from fairlead.measure.latency import Clocks, Timing, measure_interleaved, speedup
+from fairlead.measure.latency import Clocks, Ratio, Timing, measure_interleaved, speedup
 
 __all__ = ["BatchStep", "Tournament", "grow_batch", "successive_halving"]
 
@@ -24,7 +24,8 @@ more than one request at a time the CPU they burn is missing elsewhere."""
 _TIE_RATIO = 1.1
 """More threads must make a call a tenth faster than fewer: the noise of a busy machine does not."""
 _BATCH_GAIN = 1.05
-"""A batch twice as large must make a row at least 5 % cheaper."""
+"""A batch twice as large must make a row at least 5 % cheaper, or be within noise of that: a
+limit that noise set too low costs more than one that is too high."""
 
 
 _DOUBLING_BLOCKS = (12, 40)
@@ -142,7 +143,7 @@ def grow_batch(
     time_limit_s: float,
     clocks: Clocks | None = None,
 ) -> tuple[BatchStep, ...]:
-    """Double the batch for as long as it pays.
+    """Double the batch until it is shown not to pay.
 
     Args:
         runner: The model under its settings.
@@ -167,8 +168,8 @@ def grow_batch(
     while rows <= largest:
         timing, gain = _doubled(runner, batch_of, rows, time_limit_s / n_steps, clocks)
         is_in_time = latency_budget_ms is None or (timing.latency_p99_ms <= latency_budget_ms)
-        is_taken = gain >= _BATCH_GAIN and is_in_time
-        steps.append(BatchStep(rows, timing, gain, is_taken))
+        is_taken = gain.ci_high >= _BATCH_GAIN and is_in_time
+        steps.append(BatchStep(rows, timing, gain.value, is_taken))
         if not is_taken:
             break
         rows *= 2
@@ -181,7 +182,7 @@ def _doubled(
     rows: int,
     time_limit_s: float,
     clocks: Clocks | None,
-) -> tuple[Timing, float]:
+) -> tuple[Timing, Ratio]:
     """Time a batch beside one of half the size; look longer where noise could decide."""
     half, whole = str(rows // 2), str(rows)
     for blocks in _DOUBLING_BLOCKS:
@@ -195,4 +196,4 @@ def _doubled(
         ratio = speedup(timings[half], timings[whole])
         if not ratio.ci_low < _BATCH_GAIN <= ratio.ci_high:
             break
-    return timings[whole], ratio.value
+    return timings[whole], ratio
