@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,16 @@ def test_a_planted_triple_needs_level_three():
     errors = planted(rng, coded, [(0, 1), (4, 2), (8, 3)], inside=0.9)
     found = find_slices(coded, errors, SliceLimits(max_level=3))
     assert found[0].conditions == ("f0: 1", "f4: 2", "f8: 3")
+
+
+def test_a_feature_that_is_not_combined_stands_alone():
+    rng = np.random.default_rng(7)
+    coded = features(rng, 4000, 6)
+    errors = planted(rng, coded, [(2, 1), (4, 3)])
+    coded[2] = replace(coded[2], is_combined=False)
+    found = find_slices(coded, errors, SliceLimits())
+    assert found
+    assert all(len(one.conditions) == 1 or "f2" not in str(one.conditions) for one in found)
 
 
 @pytest.mark.parametrize("draw", ["errors", "costs"])

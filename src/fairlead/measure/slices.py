@@ -41,11 +41,13 @@ class CodedFeature:
         name: Its name.
         codes: Shape (n_rows,), int32, from 0.
         values: What each code means, for people.
+        is_combined: Whether it may be one of several conditions.
     """
 
     name: str
     codes: Codes
     values: tuple[str, ...]
+    is_combined: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ def find_slices(
     if len(search) < 2 * limits.min_rows or errors[search].sum() <= 0:
         return ()
     half = _Half([f.codes[search] for f in features], _sizes(features), errors[search])
-    candidates = _search(half, limits)
+    combined = [place for place, feature in enumerate(features) if feature.is_combined]
+    candidates = _search(half, limits, combined)
     chosen = _without_repeats(half, candidates, limits.min_rows)
     return _confirmed(features, errors, confirm, chosen, limits)
 
@@ -157,13 +160,14 @@ class _Half:
                 yield cell, _Scored((), int(rows[cell]), mean, score)
 
 
-def _search(half: _Half, limits: SliceLimits) -> list[_Scored]:
+def _search(half: _Half, limits: SliceLimits, combined: Sequence[int]) -> list[_Scored]:
     found = _level_one(half, limits)
     if limits.max_level >= 2:
-        pairs = _level_two(half, limits, _worth_pairing(half, found))
+        chosen = _worth_pairing(combined, found)
+        pairs = _level_two(half, limits, chosen)
         found += pairs
         if limits.max_level >= 3:
-            found += _level_three(half, limits, pairs)
+            found += _level_three(half, limits, pairs, chosen)
     found.sort(key=lambda one: (-one.score, one.slice))
     return found[:_CANDIDATES]
 
@@ -182,12 +186,13 @@ def _level_one(half: _Half, limits: SliceLimits) -> list[_Scored]:
     return found
 
 
-def _worth_pairing(half: _Half, singles: Sequence[_Scored]) -> list[int]:
+def _worth_pairing(combined: Sequence[int], singles: Sequence[_Scored]) -> list[int]:
     """Return the features to pair: all, or the ones with the best slices when there are many."""
-    if len(half.codes) <= _MOST_PAIRED:
-        return list(range(len(half.codes)))
+    if len(combined) <= _MOST_PAIRED:
+        return list(combined)
     ranked = [one.slice[0][0] for one in sorted(singles, key=lambda one: -one.score)]
-    return sorted(dict.fromkeys(ranked))[:_MOST_PAIRED]
+    ordered = dict.fromkeys([place for place in ranked if place in set(combined)] + list(combined))
+    return sorted(list(ordered)[:_MOST_PAIRED])
 
 
 def _level_two(half: _Half, limits: SliceLimits, features: Sequence[int]) -> list[_Scored]:
@@ -212,16 +217,18 @@ def _level_two(half: _Half, limits: SliceLimits, features: Sequence[int]) -> lis
     return found
 
 
-def _level_three(half: _Half, limits: SliceLimits, pairs: Sequence[_Scored]) -> list[_Scored]:
+def _level_three(
+    half: _Half, limits: SliceLimits, pairs: Sequence[_Scored], features: Sequence[int]
+) -> list[_Scored]:
     found: dict[Slice, _Scored] = {}
     for parent in sorted(pairs, key=lambda one: -one.score)[:_BEAM]:
         rows_in = np.flatnonzero(half.mask(parent.slice))
         errors = half.errors[rows_in]
         used = {feature for feature, _ in parent.slice}
-        for feature, codes in enumerate(half.codes):
+        for feature in features:
             if feature in used:
                 continue
-            inside = codes[rows_in]
+            inside = half.codes[feature][rows_in]
             rows = np.bincount(inside, minlength=half.sizes[feature]).astype(np.float64)
             sums = _sums(inside, errors, half.sizes[feature])
             for cell, one in half.scored(rows, sums, limits.min_rows):

@@ -89,7 +89,8 @@ def diagnose_slices(
     says.advance()
     rows = LabelledRows(
         bundle=bundle,
-        columns=_columns(bundle, data, flatten_inputs(manifest, feeds), labels),
+        columns=_columns(data, flatten_inputs(manifest, feeds)),
+        truth=_truth(bundle, data, labels),
         errors=-row_scores(manifest, outputs, labels)
         if manifest.task == "regression"
         else 1 - row_scores(manifest, outputs, labels),
@@ -107,15 +108,14 @@ def diagnose_latency(measured: ServiceTimes, config: DebuggingConfig) -> Outcome
     return METHODS["latency"](measured, config)
 
 
-def _columns(
-    bundle: Bundle, data: Dataset, inputs: dict[str, Array], labels: Array
-) -> dict[str, Array]:
-    """Collect what slices may be made of; the rows' own columns win over derived ones."""
-    columns = dict(inputs)
-    for name, array in data.columns.items():
-        if array.ndim == 1 and name not in columns:
-            columns[name] = array
-    if bundle.manifest.task == "classification":
-        name = data.label_name or bundle.manifest.label_column or "label"
-        columns[f"true {name}"] = labels.astype(str).astype(object)
-    return columns
+def _columns(data: Dataset, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Collect what slices may be made of: the inputs, and further columns of the data."""
+    further = {name: array for name, array in data.columns.items() if array.ndim == 1}
+    return {**further, **inputs}
+
+
+def _truth(bundle: Bundle, data: Dataset, labels: Array) -> dict[str, Array]:
+    if bundle.manifest.task != "classification":
+        return {}
+    name = data.label_name or bundle.manifest.label_column or "label"
+    return {f"true {name}": labels.astype(str).astype(object)}

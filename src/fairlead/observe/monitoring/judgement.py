@@ -107,7 +107,7 @@ def _is_broken(shift: ColumnShift) -> bool:
 
 def describe_shift(shift: ColumnShift) -> str:
     """Say in one phrase how a column changed."""
-    if shift.missing_now - shift.missing_before >= 0.01:
+    if shift.method == "missing-values":
         return f"{shift.column} (missing {shift.missing_before:.1%} → {shift.missing_now:.1%})"
     if shift.kind == "categorical":
         if shift.strange_ratio >= 0.01:

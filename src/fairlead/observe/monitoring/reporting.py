@@ -61,7 +61,7 @@ def _summary(
     if not signal.drifted:
         return (
             f"{rows} look like the {window.profile.n_rows:,} reference rows: none of "
-            f"{len(drift.columns)} columns shifted by {config.min_effect:g} or more."
+            f"{len(drift.columns)} columns shifted by more than chance and {config.min_effect:g}."
         )
     names = ", ".join(column.column for column in signal.drifted[:3])
     return (

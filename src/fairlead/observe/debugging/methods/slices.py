@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class LabelledRows:
     Attributes:
         bundle: The model.
         columns: What slices may be made of, name → shape (n_rows,).
+        truth: The true class by the name of its column; empty for regression.
         errors: Error of every row, shape (n_rows,).
         analysis: Confusions and calibration.
         source: Where the rows come from, for people.
@@ -38,6 +39,7 @@ class LabelledRows:
 
     bundle: Bundle
     columns: dict[str, Array]
+    truth: dict[str, Array]
     errors: NDArray[np.float64]
     analysis: ErrorAnalysis
     source: str
@@ -47,6 +49,9 @@ class LabelledRows:
 def find_worst(rows: LabelledRows, config: DebuggingConfig) -> Outcome[Diagnosis]:
     """Find the slices on which the model errs most."""
     features = code_columns(rows.columns, rows.bundle.profile(), bins=config.bins)
+    # Paired with a condition that decides the answer, the true class only restates the error.
+    truth = code_columns(rows.truth, None, bins=config.bins)
+    features += [replace(feature, is_combined=False) for feature in truth]
     found = find_slices(features, rows.errors, config.slice_limits(len(rows.errors)))
     diagnosis = _diagnosis(rows, found)
     return Outcome(
