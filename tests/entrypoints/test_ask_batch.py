@@ -83,6 +83,7 @@ BAD = [
     b'{"id": "x", "text": "a", "turns": ["b"]}',
     b"\xff\xfe\x00garbage",
     b"[" * 100_000,
+    b'{"id": ' + b"1" * 5000 + b', "text": "serve my model"}',
 ]
 
 

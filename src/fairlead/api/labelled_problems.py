@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from fairlead.api.context import Context
 from fairlead.api.feedback import Label, parse_label, recall
 from fairlead.core.errors import DataError, NotFoundError, UsageError
+from fairlead.router.corpus import Utterance, load_corpus
 from fairlead.router.ordering import SHORT
 
 __all__ = ["LabelledProblem", "corrected_problems", "problems_of_file", "shipped_problems"]
@@ -28,7 +28,8 @@ class LabelledProblem:
         label: The right answer.
         stratum: What kind of text it is, for scores by kind.
         answers: Answers to the router's questions that were given.
-        is_shipped: Whether it ships with the router, which was made on such problems.
+        is_shipped: Whether it ships with the router.
+        is_held_back: Whether it ships, and nothing was fitted or tuned on it.
     """
 
     text: str
@@ -36,32 +37,25 @@ class LabelledProblem:
     stratum: str
     answers: tuple[str, ...] = ()
     is_shipped: bool = False
+    is_held_back: bool = False
 
 
 def shipped_problems() -> Iterator[LabelledProblem]:
     """Return the problems that ship with the router, most of which it was fitted on."""
-    folder = resources.files("fairlead.router") / "data" / "corpus"
-    for page in sorted(folder.iterdir(), key=lambda item: item.name):
-        if page.name.endswith(".txt"):
-            yield from _read_page(page.read_text(encoding="utf-8"), page.name[:-4])
+    for item in load_corpus():
+        yield LabelledProblem(
+            item.text,
+            _label_of(item),
+            item.stratum,
+            is_shipped=True,
+            is_held_back=item.is_held_back,
+        )
 
 
-def _read_page(text: str, stratum: str) -> Iterator[LabelledProblem]:
-    """Read lines under headings: `= serving > scaling`, `= ?a-question`, `= !a-neighbour`."""
-    label: Label | None = None
-    for line in text.splitlines():
-        if line.startswith("= "):
-            label = _heading(line[2:].strip())
-        elif label is not None and line.strip() and not line.startswith("#"):
-            yield LabelledProblem(line.strip(), label, stratum, is_shipped=True)
-
-
-def _heading(text: str) -> Label:
-    if text.startswith("?"):
-        return parse_label(f"clarify:{text[1:]}")
-    if text.startswith("!"):
-        return parse_label(f"redirect:{text[1:]}")
-    return parse_label(",".join(SHORT[name.strip()] for name in text.split(">")))
+def _label_of(item: Utterance) -> Label:
+    if item.kind == "route":
+        return parse_label(",".join(SHORT[name] for name in item.skills))
+    return parse_label(f"{item.kind}:{item.label[1:]}")
 
 
 def corrected_problems(context: Context) -> Iterator[LabelledProblem]:

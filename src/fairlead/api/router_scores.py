@@ -25,7 +25,7 @@ _SHOWN: Final = 20
 _SEEN: Final = (
     Finding(
         level="info",
-        text="the problems that ship are those the router was made on: only text it has never "
+        text="most problems that ship are those the router was made on: only text it has never "
         "seen tells how good it is",
         advice="score a file of your own, or correct answers as you use it",
     ),
@@ -182,10 +182,14 @@ def _report(scores: RouterScores) -> Report:
         summary=f"{exact:.1%} of {len(scores.verdicts):,} answers are right in full, "
         f"{scores.share(lambda v: v.is_kind):.1%} are of the right kind.",
         measures=_measures(scores),
-        findings=_SEEN if any(v.problem.is_shipped for v in scores.verdicts) else (),
+        findings=_SEEN if any(_was_seen(v.problem) for v in scores.verdicts) else (),
         tables=(_strata(scores), _mistakes(scores)),
         plots=(_calibration_plot(scores),),
     )
+
+
+def _was_seen(problem: LabelledProblem) -> bool:
+    return problem.is_shipped and not problem.is_held_back
 
 
 def _measures(scores: RouterScores) -> tuple[Measure, ...]:

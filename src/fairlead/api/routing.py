@@ -10,6 +10,7 @@ from typing import Any
 from fairlead.api.context import Context
 from fairlead.api.evidence_reading import for_router, known_evidence
 from fairlead.api.evidence_taking import is_measurable, take_evidence
+from fairlead.api.router_lessons import local_weights
 from fairlead.api.source_rows import Sources
 from fairlead.core.errors import UsageError
 from fairlead.core.evidence import Evidence
@@ -101,13 +102,15 @@ def consult(
     """
     _check_sources(sources)
     known = list(evidence)
+    weights = None
     if context is not None:
+        weights = local_weights(context)
         known += known_evidence(sources, context, only_fresh=measure)
     taken: list[Evidence] = []
     tried: set[str] = set()
     while True:
         readable = for_router([*known, *taken], slo_ms=sources.slo_ms)
-        answer = ask_router(text, answers=tuple(answers), evidence=readable)
+        answer = ask_router(text, answers=tuple(answers), evidence=readable, weights=weights)
         open_question = answer.ambiguity
         if context is None or not measure or open_question is None or open_question in tried:
             return Consultation(answer, tuple(taken))
@@ -137,21 +140,25 @@ def answer_document(consulted: Consultation) -> dict[str, Any]:
     return document
 
 
-def ask_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | UsageError]:
+def ask_lines(
+    lines: Iterable[bytes], *, context: Context | None = None
+) -> Iterator[dict[str, Any] | UsageError]:
     """Answer many problems, given as JSON lines; a bad line does not stop the others.
 
     Args:
         lines: `{"id", "text"}` or `{"id", "turns": [text, answer, …]}` in UTF-8 each.
+        context: Workspace whose lessons count; None answers as the router was shipped.
 
     Yields:
         What `fairlead.router.ask_batch` gives, and in place of a line that cannot be read the
         error that names its number.
     """
+    weights = None if context is None else local_weights(context)
     source = _Texts(lines)
     is_done = False
     while not is_done:
         # Empty lines are skipped but counted, so they keep the numbers right after a bad line.
-        answers = ask_batch(chain(repeat("", source.n_read), source))
+        answers = ask_batch(chain(repeat("", source.n_read), source), weights=weights)
         try:
             yield from answers
             is_done = True

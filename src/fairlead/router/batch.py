@@ -8,16 +8,20 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.router.dialogue import Answer, ask
+from fairlead.router.scorer import Weights
 
 __all__ = ["ask_batch"]
 
 
-def ask_batch(lines: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def ask_batch(
+    lines: Iterable[str | Mapping[str, Any]], *, weights: Weights | None = None
+) -> Iterator[dict[str, Any]]:
     """Answer many problems, each on its own.
 
     Args:
         lines: `{"id", "text"}` for one problem, or `{"id", "turns": [text, answer, ...]}` for a
             dialogue, as JSON texts or as mappings. Empty lines are skipped.
+        weights: The scorer's weights; those that ship when None.
 
     Yields:
         `{"id", "kind", "skills", "redirect_to", "ambiguity", "confidence", ...}` per answer. Turn
@@ -39,7 +43,7 @@ def ask_batch(lines: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, An
         for turn in range(1, len(turns) + 1):
             key = f"{name}#{turn}" if is_dialogue else name
             try:
-                yield _as_dict(key, _after(turns[:turn]))
+                yield _as_dict(key, _after(turns[:turn], weights))
             except UsageError as exc:
                 yield _as_error(key, exc)
 
@@ -61,7 +65,7 @@ def _parse(line: str | Mapping[str, Any], number: int) -> tuple[str, list[str], 
 def _load(line: str, number: int) -> object:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise UsageError(
             f"line {number} is not JSON: {exc}", hint="write one JSON object per line"
         ) from exc
@@ -71,17 +75,17 @@ def _are_texts(turns: list[Any]) -> bool:
     return all(isinstance(turn, str) for turn in turns)
 
 
-def _after(turns: list[str]) -> Answer:
+def _after(turns: list[str], weights: Weights | None) -> Answer:
     """Return the answer after these turns; what answers no question is read as more text."""
     text, given = turns[0], list[str]()
-    answer = ask(text)
+    answer = ask(text, weights=weights)
     for turn in turns[1:]:
         try:
-            answer = ask(text, answers=(*given, turn))
+            answer = ask(text, answers=(*given, turn), weights=weights)
             given.append(turn)
         except UsageError:
             text, given = f"{text}\n{turn}", []
-            answer = ask(text)
+            answer = ask(text, weights=weights)
     return answer
 
 

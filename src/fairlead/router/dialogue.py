@@ -26,6 +26,7 @@ from fairlead.router.evidence import settle
 from fairlead.router.questions import Ask, Choice, question_of, understand
 from fairlead.router.scene import Scene, observe
 from fairlead.router.scope import consulted
+from fairlead.router.scorer import Weights
 from fairlead.router.verdict import Verdict, route
 from fairlead.router.wording import about, consult, measures, nearby, steps
 
@@ -38,6 +39,7 @@ class Question(AnswerBase):
     kind: Literal["clarify"] = "clarify"
     """Always `clarify`."""
     _evidence: tuple[Evidence, ...] = PrivateAttr(default=())
+    _weights: Weights | None = PrivateAttr(default=None)
 
     def answer(self, option: str) -> Answer:
         """Answer the question and get the next answer of the dialogue.
@@ -55,20 +57,32 @@ class Question(AnswerBase):
             >>> question.answer("batch").skill_ids
             ('model-serving-patterns',)
         """
-        return ask(self.asked, answers=(*self.answers, option), evidence=self._evidence)
+        return ask(
+            self.asked,
+            answers=(*self.answers, option),
+            evidence=self._evidence,
+            weights=self._weights,
+        )
 
 
 Answer = Route | Question | Redirect
 """What `ask` gives back."""
 
 
-def ask(text: str, *, answers: Sequence[str] = (), evidence: Sequence[Evidence] = ()) -> Answer:
+def ask(
+    text: str,
+    *,
+    answers: Sequence[str] = (),
+    evidence: Sequence[Evidence] = (),
+    weights: Weights | None = None,
+) -> Answer:
     """Say which skills a problem needs, ask the one thing that is missing, or hand it over.
 
     Args:
         text: The problem in the user's own words, at most 100,000 characters.
         answers: Answers to the questions so far, in order; ids, numbers or free text.
         evidence: Measurements that may answer questions in place of the user.
+        weights: The scorer's weights; those that ship when None.
 
     Raises:
         UsageError: The text cannot be read, or an answer fits no option.
@@ -80,9 +94,9 @@ def ask(text: str, *, answers: Sequence[str] = (), evidence: Sequence[Evidence] 
         'model-or-infrastructure'
     """
     scene = observe(text)
-    decision = decide(scene)
+    decision = decide(scene, weights)
     verdict = decision.verdict
-    turn = _Turn(tuple(evidence), confidence_of(decision), runner_up(decision))
+    turn = _Turn(tuple(evidence), confidence_of(decision), runner_up(decision), weights=weights)
     left = list(answers)
     while verdict.question:
         asked = question_of(verdict.question)
@@ -117,6 +131,7 @@ class _Turn:
     given: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     used: list[Reading] = field(default_factory=list)
+    weights: Weights | None = None
 
 
 def _known(scene: Scene, asked: Ask, turn: _Turn) -> str | None:
@@ -164,7 +179,7 @@ def _question(scene: Scene, verdict: Verdict, asked: Ask, turn: _Turn) -> Questi
         evidence_used=tuple(turn.used),
         measurements=asked.measurements,
     )
-    answer._evidence = turn.evidence
+    answer._evidence, answer._weights = turn.evidence, turn.weights
     return answer
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
 from fairlead.core.errors import NotFoundError, UsageError
 from fairlead.entrypoints.cli.door import show, talk
+
+if TYPE_CHECKING:
+    from fairlead.api.context import Context
 
 __all__ = ["answer_batch"]
 
@@ -32,7 +35,7 @@ def answer_batch(source: str, *, as_json: bool) -> None:
 
     n_bad = 0
     with _lines_of(source) as lines:
-        for found in ask_lines(lines):
+        for found in ask_lines(lines, context=_taught()):
             if isinstance(found, UsageError):
                 n_bad += 1
                 if n_bad <= _SHOWN_ERRORS:
@@ -46,6 +49,15 @@ def answer_batch(source: str, *, as_json: bool) -> None:
             hint='write {"id": "1", "text": "..."} or {"id": "1", "turns": ["...", "..."]}; '
             "the other lines were answered",
         )
+
+
+def _taught() -> Context | None:
+    """Return the workspace when it has taught the router something; never create one."""
+    from fairlead.api.context import Context
+    from fairlead.core.settings import Settings
+
+    taught = Settings.load().home / "router" / "scorer.npz"
+    return Context.open() if taught.is_file() else None
 
 
 def _show_line(found: dict[str, object], *, as_json: bool) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show
-
-if TYPE_CHECKING:
-    from fairlead.api.context import Context
-    from fairlead.api.labelled_problems import LabelledProblem
+from fairlead.entrypoints.cli.door import JsonFlag, finish, present, progress, show, talk
 
 __all__ = ["app"]
 
@@ -27,7 +24,11 @@ def evaluate(
         typer.Argument(help='Labelled problems: lines {"text", "answer"}.', show_default=False),
     ] = None,
     shipped: Annotated[
-        bool, typer.Option("--shipped", help="Score the problems that ship, besides the files.")
+        bool, typer.Option("--shipped", help="Score all problems that ship, besides the files.")
+    ] = False,
+    held_back: Annotated[
+        bool,
+        typer.Option("--held-back", help="Score the shipped problems that nothing was fitted on."),
     ] = False,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Score the corrections, besides the files.")
@@ -38,36 +39,29 @@ def evaluate(
     ] = None,
     json_: JsonFlag = False,
 ) -> None:
-    """Score the router; without files on the problems that ship and on your corrections."""
+    """Score the router; without options on what it has never seen and on your corrections."""
     from fairlead.api.context import Context
+    from fairlead.api.labelled_problems import (
+        corrected_problems,
+        problems_of_file,
+        shipped_problems,
+    )
     from fairlead.api.router_scores import score_router
 
-    everything = not (files or shipped or corrected)
+    nothing = not (files or shipped or held_back or corrected)
     with progress() as bars:
         context = Context.open(progress=bars)
-        problems = _problems(
-            files or [], context, shipped=shipped or everything, corrected=corrected or everything
-        )
+        problems = [problem for file in files or () for problem in problems_of_file(file)]
+        if shipped or held_back or nothing:
+            problems += (p for p in shipped_problems() if shipped or p.is_held_back)
+        if corrected or nothing:
+            problems += corrected_problems(context)
         outcome = score_router(problems, progress=bars)
     exact = outcome.noun.share(lambda verdict: verdict.is_exact)
     if at_least is not None and exact < at_least:
         refused = outcome.report.model_copy(update={"verdict": "refused"})
         outcome = type(outcome)(outcome.noun, refused)
     finish(outcome, as_json=json_)
-
-
-def _problems(
-    files: list[Path], context: Context, *, shipped: bool, corrected: bool
-) -> list[LabelledProblem]:
-    from fairlead.api.labelled_problems import (
-        corrected_problems,
-        problems_of_file,
-        shipped_problems,
-    )
-
-    found = [problem for file in files for problem in problems_of_file(file)]
-    found += shipped_problems() if shipped else ()
-    return [*found, *(corrected_problems(context) if corrected else ())]
 
 
 @app.command("history")
@@ -88,3 +82,41 @@ def history(
         shown = text if len(text) <= 70 else f"{text[:67]}..."
         fixed = f"  (should be {item.correction})" if item.correction else ""
         typer.echo(f"{item.at:%Y-%m-%d %H:%M}  {shown}  → {item.answered}{fixed}")
+
+
+@app.command("train")
+def train(
+    write: Annotated[
+        bool, typer.Option("--write", help="Answer with it from now on; else only show it.")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Answer as the router was shipped.")
+    ] = False,
+    max_loss: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Tolerated loss of right answers on held-back problems."),
+    ] = 0.005,
+    json_: JsonFlag = False,
+) -> None:
+    """Fold your corrections in, for this workspace only; shows what changes before it does."""
+    from fairlead.api.context import Context
+    from fairlead.api.router_learning import learn
+    from fairlead.api.router_lessons import forget_lessons, write_lessons
+
+    if forget:
+        was_there = forget_lessons(Context.open())
+        talk().print("forgotten" if was_there else "nothing had been learnt")
+        return
+    with progress() as bars:
+        context = Context.open(progress=bars)
+        outcome = learn(context, max_loss=max_loss)
+    present(outcome.report, as_json=json_)
+    if outcome.is_refused:
+        raise typer.Exit(1)
+    if not write and not json_ and sys.stdin.isatty() and sys.stderr.isatty():
+        write = typer.confirm("answer with this from now on?", err=True)
+    if write:
+        path = write_lessons(outcome.noun.weights, context)
+        talk().print(f"written: {path}", markup=False, soft_wrap=True)
+    elif not json_:
+        talk().print("nothing is written yet; add --write to answer with it from now on")

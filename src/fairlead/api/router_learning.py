@@ -1,0 +1,178 @@
+"""Folds corrections into the router of one workspace, and tells first what that would change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fairlead.api.context import Context
+from fairlead.api.feedback import Label
+from fairlead.api.labelled_problems import LabelledProblem, corrected_problems, shipped_problems
+from fairlead.api.router_lessons import fold, label_of, said
+from fairlead.core.errors import DataError
+from fairlead.core.report import Finding, Measure, Outcome, Report, Table, Verdict
+from fairlead.router.decision import decide
+from fairlead.router.scene import observe
+from fairlead.router.scorer import Weights, load_weights
+
+__all__ = ["Lesson", "learn"]
+
+_SHOWN: Final = 20
+_MOST_LOSS: Final = 0.005
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What was learnt, not yet written.
+
+    Attributes:
+        weights: The changed weights.
+        n_learnt: Corrections that the router now answers as it was told.
+        n_changed: Problems that ship whose answer changes.
+    """
+
+    weights: Weights
+    n_learnt: int
+    n_changed: int
+
+
+def learn(context: Context, *, max_loss: float = _MOST_LOSS) -> Outcome[Lesson]:
+    """Fold the corrections of a workspace in, and tell what would change.
+
+    Args:
+        context: Holds the corrections; hears how far it is.
+        max_loss: Loss of right answers on held-back problems that is tolerated, as a ratio.
+
+    Returns:
+        The lesson; its report is refused when too many right answers are lost, and kept when the
+        corrections change nothing.
+
+    Raises:
+        DataError: Nothing was corrected.
+    """
+    corrections = [item for item in corrected_problems(context) if not item.answers]
+    if not corrections:
+        raise DataError(
+            "no answer to a problem was corrected in this workspace",
+            hint="correct one with `fairlead ask --correct SKILL[,SKILL]`",
+        )
+    before = load_weights()
+    after = fold(before, corrections, context)
+    shipped = list(shipped_problems())
+    context.progress.begin("ask every problem that ships, before and after", len(shipped))
+    compared = [_Compared.of(item, before, after) for item in corrections]
+    others = []
+    for item in shipped:
+        others.append(_Compared.of(item, before, after))
+        context.progress.advance()
+    lesson = Lesson(
+        after,
+        sum(item.is_right_after for item in compared),
+        sum(item.is_changed for item in others),
+    )
+    return Outcome(lesson, _report(lesson, compared, others, max_loss))
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    problem: LabelledProblem
+    before: Label
+    after: Label
+    by_rule: bool
+
+    @classmethod
+    def of(cls, problem: LabelledProblem, before: Weights, after: Weights) -> _Compared:
+        scene = observe(problem.text)
+        decision = decide(scene, after)
+        return cls(problem, said(scene, before), label_of(decision), decision.by_rule)
+
+    @property
+    def is_changed(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def is_right_before(self) -> bool:
+        return self.before == self.problem.label
+
+    @property
+    def is_right_after(self) -> bool:
+        return self.after == self.problem.label
+
+
+def _report(
+    lesson: Lesson, corrections: list[_Compared], others: list[_Compared], max_loss: float
+) -> Report:
+    unseen = [item for item in others if item.problem.is_held_back]
+    right = (
+        sum(item.is_right_before for item in unseen),
+        sum(item.is_right_after for item in unseen),
+    )
+    loss = (right[0] - right[1]) / max(1, len(unseen))
+    verdict: Verdict = "refused" if loss > max_loss else "done"
+    if not any(item.is_changed for item in corrections):
+        verdict = "kept"
+    return Report(
+        skill="router",
+        title="What the router would learn",
+        summary=f"{lesson.n_learnt} of {len(corrections)} corrections are answered as you said; "
+        f"{lesson.n_changed} of {len(others):,} other problems get another answer.",
+        verdict=verdict,
+        measures=(
+            Measure(name="corrections_learnt", value=lesson.n_learnt, unit="count"),
+            Measure(name="answers_changed", value=lesson.n_changed, unit="count"),
+            Measure(
+                name="exact_held_back",
+                value=right[1] / max(1, len(unseen)),
+                unit="ratio",
+                baseline=right[0] / max(1, len(unseen)),
+                note="on problems that nothing was fitted on",
+            ),
+        ),
+        findings=_findings(corrections, loss, max_loss),
+        tables=(
+            _table("Your corrections", corrections),
+            _table("Other answers that change", [item for item in others if item.is_changed]),
+        ),
+    )
+
+
+def _findings(corrections: list[_Compared], loss: float, max_loss: float) -> tuple[Finding, ...]:
+    found = []
+    stuck = [item for item in corrections if not item.is_right_after]
+    ruled = sum(item.by_rule for item in stuck)
+    if ruled:
+        found.append(
+            Finding(
+                level="warning",
+                text=f"{ruled} corrections go against a rule, which no learning overturns",
+                advice="see `rule` in the answer; say it in other words, or report the rule",
+            )
+        )
+    if len(stuck) > ruled:
+        found.append(
+            Finding(
+                level="warning",
+                text=f"{len(stuck) - ruled} corrections could not be learnt",
+                advice="look for corrections that contradict each other: `fairlead router history`",
+            )
+        )
+    if loss > max_loss:
+        found.append(
+            Finding(
+                level="alert",
+                text=f"{loss:.1%} of the held-back answers would be lost, more than {max_loss:.1%}",
+                advice="take back corrections of unclear texts, or raise --max-loss",
+            )
+        )
+    return tuple(found)
+
+
+def _table(title: str, items: list[_Compared]) -> Table:
+    return Table(
+        title=title,
+        columns=("problem", "should be", "before", "after"),
+        rows=tuple(
+            (item.problem.text[:80], str(item.problem.label), str(item.before), str(item.after))
+            for item in items[:_SHOWN]
+        ),
+    )
