@@ -129,3 +129,19 @@ def test_statuses_agree_with_the_table_of_the_doors():
     assert {kind: problem.http_status for kind, problem in PROBLEMS.items()} == STATUSES
     assert status_of(TimeoutError()) == 504
     assert status_of(KeyError()) == 500
+
+
+def test_missing_numbers_as_python_writes_them_are_read():
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "data": [1, 2, 3]}]}
+    body["inputs"][0]["data"] = [math.nan, math.inf, 1.5]
+    found = oip.decode(json.dumps(body).encode(), None).feeds["x"]
+    np.testing.assert_array_equal(found, np.array([np.nan, np.inf, 1.5], np.float32))
+    body["inputs"][0]["datatype"] = "INT32"
+    with pytest.raises(FairleadError):
+        oip.decode(json.dumps(body).encode(), None)
+
+
+@pytest.mark.parametrize("body", [b"NaN", b"[NaN", b'{"a": NaN', b"[" * 100_000 + b"NaN"])
+def test_a_broken_body_with_a_missing_number_is_still_refused(body):
+    with pytest.raises(FairleadError, match="body is"):
+        oip.decode(body, None)

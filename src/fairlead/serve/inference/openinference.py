@@ -6,6 +6,7 @@ A body with the binary extension is a JSON header, whose length stands in the HT
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class InferMessage:
 
 
 def parse_json(raw: bytes | memoryview) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object; NaN and Infinity count as numbers.
 
     Raises:
         DataError: It is not JSON, or not an object.
@@ -67,12 +68,25 @@ def parse_json(raw: bytes | memoryview) -> dict[str, Any]:
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
-        raise DataError(f"the body is not JSON: {exc}", hint="send a JSON object") from exc
+        document = _with_python_numbers(raw)
+        if document is None:
+            raise DataError(f"the body is not JSON: {exc}", hint="send a JSON object") from exc
     if not isinstance(document, dict):
         raise DataError(
             f"the body is a JSON {type(document).__name__}, expected an object", hint=_HINT
         )
     return document
+
+
+def _with_python_numbers(raw: bytes | memoryview) -> object:
+    """Read JSON with the NaN and Infinity that clients in Python write; None when it is not."""
+    text = bytes(raw)
+    if b"NaN" not in text and b"Infinity" not in text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def decode(body: bytes, header_length: str | None) -> InferMessage:
