@@ -39,8 +39,8 @@ _SHARES = {"input": 0.7, "relation": 0.15, "output": 0.15}
 """How the accepted rate of false alarms is divided over the three families of tests."""
 
 _STRICTER = 10
-"""How much stricter the question is whether a shift matters than whether there is one: asked of
-every column on its own, it has no correction for their number."""
+"""How much stricter, at most, the question is whether a shift matters than whether there is one:
+asked of every column on its own, it has no other correction for their number."""
 
 _WEIGHTS = {
     "wasserstein": 0.5,
@@ -226,8 +226,8 @@ def _family(
     """Test the columns of one role and correct them together.
 
     First every column is asked whether it moved at all, at the shared rate of false alarms. The
-    ones that did are asked whether by more than the smallest effect that matters, each at a tenth
-    of that rate, so that a large window does not alarm for trifles.
+    ones that did are asked whether by more than the smallest effect that matters, each at down to
+    a tenth of that rate, so that a large window does not alarm for trifles.
     """
     counted = _Counted.of(reference, role, window)
     if counted.size == 0:
@@ -236,7 +236,8 @@ def _family(
     adjusted = np.minimum(holm(first.p_values) / share, 1.0)
     is_drifted = adjusted <= limits.alpha
     if is_drifted.any() and limits.min_effect > 0:
-        is_drifted &= counted.tested(limits).p_values <= limits.alpha / _STRICTER
+        stricter = limits.alpha / min(_STRICTER, counted.size)
+        is_drifted &= counted.tested(limits).p_values <= stricter
     return counted.shifts(first, adjusted.tolist(), is_drifted.tolist())
 
 
