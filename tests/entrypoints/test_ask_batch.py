@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -25,17 +25,15 @@ def write(folder, *lines):
     return path
 
 
-def batch(source, *, cwd, data=None):
-    done = subprocess.run(
-        [sys.executable, "-m", "fairlead", "ask", "--batch", str(source), "--json"],
-        cwd=cwd, input=data, capture_output=True, check=False, timeout=120,
-    )  # fmt: skip
-    done.found = [json.loads(line) for line in done.stdout.splitlines()]
-    done.said = done.stderr.decode()
-    return done
+@pytest.fixture
+def batch(here):
+    def answer(source, stdin=b""):
+        return here("ask", "--batch", source, "--json", stdin=stdin)
+
+    return answer
 
 
-def test_every_problem_has_one_line(tmp_path):
+def test_every_problem_has_one_line(batch, tmp_path):
     path = write(
         tmp_path,
         {"id": "a", "text": "my inference is slow"},
@@ -43,33 +41,33 @@ def test_every_problem_has_one_line(tmp_path):
         {"id": "c", "text": "training does not converge"},
     )
 
-    done = batch(path, cwd=tmp_path)
+    done = batch(path)
 
     assert done.returncode == 0
-    assert [item["id"] for item in done.found] == ["a", "7", "c"]
-    assert [item["kind"] for item in done.found] == ["clarify", "route", "redirect"]
-    assert done.found[0]["ambiguity"] == "model-or-infrastructure"
-    assert done.found[1]["skills"] == ["quantization-for-inference"]
-    assert done.found[2]["redirect_to"] == "training-optimization"
-    for item in done.found:
+    assert [item["id"] for item in done.lines] == ["a", "7", "c"]
+    assert [item["kind"] for item in done.lines] == ["clarify", "route", "redirect"]
+    assert done.lines[0]["ambiguity"] == "model-or-infrastructure"
+    assert done.lines[1]["skills"] == ["quantization-for-inference"]
+    assert done.lines[2]["redirect_to"] == "training-optimization"
+    for item in done.lines:
         assert set(item) >= KEYS
         assert 0 <= item["confidence"] <= 1
 
 
-def test_every_turn_of_a_dialogue_has_one_line(tmp_path):
+def test_every_turn_of_a_dialogue_has_one_line(batch, tmp_path):
     turns = ["my model is too slow", "inference", "not profiled yet"]
     path = write(tmp_path, {"id": "d", "turns": turns})
 
-    done = batch(path, cwd=tmp_path)
+    done = batch(path)
 
-    assert [item["id"] for item in done.found] == ["d#1", "d#2", "d#3"]
-    assert [item["kind"] for item in done.found] == ["clarify", "clarify", "route"]
+    assert [item["id"] for item in done.lines] == ["d#1", "d#2", "d#3"]
+    assert [item["kind"] for item in done.lines] == ["clarify", "clarify", "route"]
 
 
-def test_lines_may_come_from_stdin(tmp_path):
-    done = batch("-", cwd=tmp_path, data=b'{"id": "1", "text": "serve my model"}\n')
+def test_lines_may_come_from_stdin(batch, tmp_path):
+    done = batch("-", stdin=b'{"id": "1", "text": "serve my model"}\n')
 
-    assert done.found[0]["id"] == "1"
+    assert done.lines[0]["id"] == "1"
 
 
 BAD = [
@@ -99,82 +97,91 @@ def test_a_bad_line_is_named_and_the_others_are_answered(line):
     assert error.hint
 
 
-def test_every_bad_line_is_named_with_its_own_number(tmp_path):
+def test_every_bad_line_is_named_with_its_own_number(batch, tmp_path):
     path = write(tmp_path, b"x", {"id": "a", "text": "serve my model"}, b"\xff", b"", b"y")
 
-    done = batch(path, cwd=tmp_path)
+    done = batch(path)
 
     assert done.returncode == 2
-    assert [line.split()[2] for line in done.said.splitlines()[:3]] == ["1", "3", "5"]
-    assert "3 lines of" in done.said
-    assert "hint: " in done.said
-    assert len(done.found) == 1
+    assert [line.split()[2] for line in done.stderr.splitlines()[:3]] == ["1", "3", "5"]
+    assert "3 lines of" in done.stderr
+    assert "hint: " in done.stderr
+    assert len(done.lines) == 1
 
 
-def test_a_text_that_cannot_be_answered_keeps_its_id(tmp_path):
+def test_a_text_that_cannot_be_answered_keeps_its_id(batch, tmp_path):
     path = write(tmp_path, {"id": "empty", "text": ""}, {"id": "ok", "text": "serve my model"})
 
-    done = batch(path, cwd=tmp_path)
+    done = batch(path)
 
     assert done.returncode == 2
-    assert [(item["id"], item["kind"]) for item in done.found] == [
+    assert [(item["id"], item["kind"]) for item in done.lines] == [
         ("empty", "error"),
         ("ok", "route"),
     ]
-    assert done.found[0]["error"]
+    assert done.lines[0]["error"]
 
 
-def test_an_id_that_cannot_be_printed_is_no_end(tmp_path):
+def test_an_id_that_cannot_be_printed_is_no_end(batch, tmp_path):
     path = write(tmp_path, b'{"id": "\\ud800", "text": "serve my model"}')
 
-    assert batch(path, cwd=tmp_path).returncode == 0
+    assert batch(path).returncode == 0
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+def test_a_byte_order_mark_is_no_part_of_the_text(batch, tmp_path):
     path = write(tmp_path, b'\xef\xbb\xbf{"id": "a", "text": "serve my model"}')
 
-    assert batch(path, cwd=tmp_path).found[0]["id"] == "a"
+    assert batch(path).lines[0]["id"] == "a"
 
 
 @pytest.mark.parametrize("source", ["missing.jsonl", ".", "x" * 5000])
-def test_a_file_that_cannot_be_read_is_refused(tmp_path, source):
-    done = batch(source, cwd=tmp_path)
+def test_a_file_that_cannot_be_read_is_refused(batch, source):
+    done = batch(source)
 
     assert done.returncode == 2
-    assert done.said.startswith("error: ")
-    assert "hint: " in done.said
-    assert done.found == []
+    assert done.stderr.startswith("error: ")
+    assert "hint: " in done.stderr
+    assert done.lines == []
 
 
-def test_nothing_to_answer_is_no_error(tmp_path):
-    done = batch(write(tmp_path, b"", b"   "), cwd=tmp_path)
+def test_nothing_to_answer_is_no_error(batch, tmp_path):
+    done = batch(write(tmp_path, b"", b"   "))
 
-    assert (done.returncode, done.found) == (0, [])
+    assert (done.returncode, done.lines) == (0, [])
 
 
-def test_the_same_lines_give_the_same_bytes(tmp_path):
+def test_the_same_lines_give_the_same_bytes(batch, tmp_path):
     path = write(tmp_path, *({"id": n, "text": f"deploy model {n} safely"} for n in range(20)))
 
-    assert batch(path, cwd=tmp_path).stdout == batch(path, cwd=tmp_path).stdout
+    assert batch(path).stdout == batch(path).stdout
 
 
-def test_a_thousand_lines_take_seconds(tmp_path):
+def test_a_thousand_lines_take_seconds(batch, tmp_path):
     texts = ["my inference is slow on gpu", "monitor drift in production", "canary and rollback"]
     path = write(tmp_path, *({"id": n, "text": f"{texts[n % 3]} {n}"} for n in range(1000)))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = time.process_time()
 
-    done = batch(path, cwd=tmp_path)
+    done = batch(path)
 
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert len(done.found) == 1000
-    assert after.ru_utime - before.ru_utime < 30
+    assert len(done.lines) == 1000
+    assert time.process_time() - before < 30
 
 
-def test_people_get_one_line_each(tmp_path):
+def test_people_get_one_line_each(here, tmp_path):
     path = write(tmp_path, {"id": "a", "text": "my inference is slow"})
-    done = subprocess.run(
-        [sys.executable, "-m", "fairlead", "ask", "--batch", str(path)],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+
+    done = here("ask", "--batch", path, check=0)
 
     assert done.stdout.startswith("a\tclarify\tmodel-or-infrastructure\t")
+
+
+def test_a_real_process_streams_its_answers(tmp_path):
+    lines = b'{"id": "1", "text": "serve my model"}\nnonsense\n'
+    done = subprocess.run(
+        [sys.executable, "-m", "fairlead", "ask", "--batch", "-", "--json"],
+        cwd=tmp_path, input=lines, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["id"] == "1"
+    assert b"line 2" in done.stderr

@@ -110,11 +110,11 @@ def test_a_label_that_means_nothing_is_refused(text):
         parse_label(text)
 
 
-def test_the_command_line_remembers_and_corrects(cli, tmp_path):
+def test_the_command_line_remembers_and_corrects(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
-    cli("ask", SLOW, check=0, env=home)
+    here("ask", SLOW, check=0, env=home)
 
-    done = cli("ask", "--correct", "redirect:pytorch-engineering", "--json", check=0, env=home)
+    done = here("ask", "--correct", "redirect:pytorch-engineering", "--json", check=0, env=home)
 
     assert done.json["text"] == SLOW
     assert done.json["correction"]["redirect_to"] == "pytorch-engineering"
@@ -122,46 +122,46 @@ def test_the_command_line_remembers_and_corrects(cli, tmp_path):
     assert [json.loads(line)["event"] for line in lines] == ["asked", "corrected"]
 
 
-def test_a_question_may_be_asked_and_corrected_at_once(cli, tmp_path):
+def test_a_question_may_be_asked_and_corrected_at_once(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
 
-    done = cli("ask", SLOW, "--correct", "model-serving-patterns", check=0, env=home)
+    done = here("ask", SLOW, "--correct", "model-serving-patterns", check=0, env=home)
 
     assert "should be model-serving-patterns" in " ".join(done.stderr.split())
 
 
-def test_recording_can_be_turned_off(cli, tmp_path):
+def test_recording_can_be_turned_off(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home"), "FAIRLEAD_RECORD": "0"}
 
-    cli("ask", SLOW, check=0, env=home)
-    done = cli("ask", SLOW, "--correct", "model-serving-patterns", check=2, env=home)
+    here("ask", SLOW, check=0, env=home)
+    done = here("ask", SLOW, "--correct", "model-serving-patterns", check=2, env=home)
 
     assert "FAIRLEAD_RECORD" in done.stderr
     assert not (tmp_path / "home" / "router").exists()
 
 
-def test_there_must_be_something_to_correct(cli):
-    assert "no question is remembered" in cli("ask", "--correct", "redirect:out-of-scope").stderr
+def test_there_must_be_something_to_correct(here):
+    assert "no question is remembered" in here("ask", "--correct", "redirect:out-of-scope").stderr
 
 
-def test_an_unknown_correction_names_the_known(cli):
-    done = cli("ask", SLOW, "--correct", "serving", check=2)
+def test_an_unknown_correction_names_the_known(here):
+    done = here("ask", SLOW, "--correct", "serving", check=2)
 
     assert "the skills are quantization-for-inference" in done.stderr
 
 
-def test_an_answer_is_given_even_where_nothing_can_be_remembered(cli, tmp_path):
+def test_an_answer_is_given_even_where_nothing_can_be_remembered(here, tmp_path):
     (tmp_path / "home").write_text("a file in the place of the workspace")
 
-    done = cli("ask", SLOW, "--json", check=0, env={"FAIRLEAD_HOME": str(tmp_path / "home")})
+    done = here("ask", SLOW, "--json", check=0, env={"FAIRLEAD_HOME": str(tmp_path / "home")})
 
     assert done.json["kind"] == "clarify"
     assert "not remembered" in done.stderr
 
 
-def test_a_batch_leaves_no_memory(cli, tmp_path):
+def test_a_batch_leaves_no_memory(here, tmp_path):
     (tmp_path / "lines.jsonl").write_text('{"id": "1", "text": "serve my model"}\n')
 
-    cli("ask", "--batch", "lines.jsonl", check=0, env={"FAIRLEAD_HOME": str(tmp_path / "home")})
+    here("ask", "--batch", "lines.jsonl", check=0, env={"FAIRLEAD_HOME": str(tmp_path / "home")})
 
     assert not (tmp_path / "home" / "router").exists()

@@ -470,8 +470,8 @@ def test_a_model_without_rows_cannot_be_measured(chain, context):
         (["--url", "no-such-service"], "does not run"),
     ],
 )
-def test_sources_that_cannot_be_used_are_refused(cli, words, says):
-    done = cli("ask", SLOW, *words, check=2)
+def test_sources_that_cannot_be_used_are_refused(here, words, says):
+    done = here("ask", SLOW, *words, check=2)
 
     assert says in done.stderr
     assert "hint: " in done.stderr

@@ -24,27 +24,27 @@ def test_every_description_fits_the_format():
         assert guide.files[0] == "SKILL.md" or "SKILL.md" in guide.files
 
 
-def test_list_shows_each_guide_on_a_line_of_its_own(cli):
-    lines = cli("guides", "list", check=0).stdout.splitlines()
+def test_list_shows_each_guide_on_a_line_of_its_own(here):
+    lines = here("guides", "list", check=0).stdout.splitlines()
 
     assert [line.split()[0] for line in lines] == IDS
 
 
-def test_list_as_json_carries_what_an_agent_routes_on(cli):
-    document = cli("guides", "list", "--json", check=0).json
+def test_list_as_json_carries_what_an_agent_routes_on(here):
+    document = here("guides", "list", "--json", check=0).json
 
     assert [guide["id"] for guide in document["guides"]] == IDS
     assert all(guide["description"] for guide in document["guides"])
 
 
-def test_show_prints_the_page_byte_for_byte(cli):
-    shown = cli("guides", "show", IDS[0], check=0).stdout
+def test_show_prints_the_page_byte_for_byte(here):
+    shown = here("guides", "show", IDS[0], check=0).stdout
 
     assert shown == (FOLDER / IDS[0] / "SKILL.md").read_text()
 
 
-def test_show_as_json_holds_the_text(cli):
-    document = cli("guides", "show", IDS[0], "--json", check=0).json
+def test_show_as_json_holds_the_text(here):
+    document = here("guides", "show", IDS[0], "--json", check=0).json
 
     assert document["id"] == IDS[0]
     assert document["text"].startswith("---\nname: ")
@@ -53,16 +53,16 @@ def test_show_as_json_holds_the_text(cli):
 @pytest.mark.parametrize(
     "words", [("show", "no-such-guide"), ("install", "skills", "--only", "no-such-guide")]
 )
-def test_an_unknown_guide_is_refused_with_the_known_ones(cli, tmp_path, words):
-    done = cli("guides", *words, check=2)
+def test_an_unknown_guide_is_refused_with_the_known_ones(here, tmp_path, words):
+    done = here("guides", *words, check=2)
 
     assert "error: there is no guide `no-such-guide`" in done.stderr
     assert "hint: the guides are using-ml-production" in done.stderr
     assert not (tmp_path / "skills").exists()
 
 
-def test_install_copies_every_guide(cli, tmp_path):
-    done = cli("guides", "install", "agent/skills", "--json", check=0)
+def test_install_copies_every_guide(here, tmp_path):
+    done = here("guides", "install", "agent/skills", "--json", check=0)
 
     assert {item["status"] for item in done.json["guides"]} == {"new"}
     for name in IDS:
@@ -87,12 +87,12 @@ def test_only_the_named_guides_are_installed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [IDS[0]]
 
 
-def test_a_changed_file_is_kept_and_nothing_else_is_written(cli, tmp_path):
+def test_a_changed_file_is_kept_and_nothing_else_is_written(here, tmp_path):
     page = tmp_path / IDS[0] / "SKILL.md"
     page.parent.mkdir()
     page.write_text("mine")
 
-    done = cli("guides", "install", ".", check=2)
+    done = here("guides", "install", ".", check=2)
 
     assert f"changed since they were installed: {IDS[0]}/SKILL.md" in done.stderr
     assert "--replace" in done.stderr
@@ -100,13 +100,13 @@ def test_a_changed_file_is_kept_and_nothing_else_is_written(cli, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [IDS[0]]
 
 
-def test_replace_overwrites_a_changed_file_and_keeps_foreign_ones(cli, tmp_path):
+def test_replace_overwrites_a_changed_file_and_keeps_foreign_ones(here, tmp_path):
     install_guides(tmp_path)
     (tmp_path / IDS[0] / "SKILL.md").write_text("mine")
     (tmp_path / IDS[0] / "notes" / "own.md").parent.mkdir()
     (tmp_path / IDS[0] / "notes" / "own.md").write_text("keep me")
 
-    done = cli("guides", "install", ".", "--replace", "--json", check=0)
+    done = here("guides", "install", ".", "--replace", "--json", check=0)
 
     assert done.json["guides"][0]["status"] == "replaced"
     assert (tmp_path / IDS[0] / "SKILL.md").read_text().startswith("---\nname: ")
@@ -148,10 +148,10 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
         install_guides(tmp_path, replace=True)
 
 
-def test_a_file_as_target_is_refused(cli, tmp_path):
+def test_a_file_as_target_is_refused(here, tmp_path):
     (tmp_path / "skills").write_text("a file")
 
-    assert "skills is a file" in cli("guides", "install", "skills", check=2).stderr
+    assert "skills is a file" in here("guides", "install", "skills", check=2).stderr
 
 
 def test_an_unknown_id_is_not_found():

@@ -139,8 +139,8 @@ def problems(tmp_path):
     return path
 
 
-def test_the_command_scores_a_file(cli, problems):
-    document = cli("router", "evaluate", problems, "--json", check=0).json
+def test_the_command_scores_a_file(here, problems):
+    document = here("router", "evaluate", problems, "--json", check=0).json
 
     measures = {item["name"]: item["value"] for item in document["measures"]}
     assert measures["exact"] == 0.5
@@ -148,35 +148,35 @@ def test_the_command_scores_a_file(cli, problems):
     assert document["findings"] == []
 
 
-def test_a_score_below_the_limit_is_a_no(cli, problems):
-    cli("router", "evaluate", problems, "--at-least", "0.5", check=0)
+def test_a_score_below_the_limit_is_a_no(here, problems):
+    here("router", "evaluate", problems, "--at-least", "0.5", check=0)
 
-    assert "[refused]" in cli("router", "evaluate", problems, "--at-least", "0.6", check=1).stdout
+    assert "[refused]" in here("router", "evaluate", problems, "--at-least", "0.6", check=1).stdout
 
 
-def test_corrections_alone_may_be_scored(cli, tmp_path):
+def test_corrections_alone_may_be_scored(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
-    assert "no labelled problem" in cli("router", "evaluate", "--corrected", env=home).stderr
-    cli("ask", SLOW, "--correct", "clarify:model-or-infrastructure", check=0, env=home)
+    assert "no labelled problem" in here("router", "evaluate", "--corrected", env=home).stderr
+    here("ask", SLOW, "--correct", "clarify:model-or-infrastructure", check=0, env=home)
 
-    done = cli("router", "evaluate", "--corrected", "--json", check=0, env=home)
+    done = here("router", "evaluate", "--corrected", "--json", check=0, env=home)
 
     assert done.json["tables"][0]["rows"] == [["corrected", 1, 1.0, 1.0]]
 
 
-def test_a_missing_file_is_refused(cli):
-    assert "there is no file" in cli("router", "evaluate", "none.jsonl", check=2).stderr
+def test_a_missing_file_is_refused(here):
+    assert "there is no file" in here("router", "evaluate", "none.jsonl", check=2).stderr
 
 
-def test_the_history_shows_the_newest_first(cli, tmp_path):
+def test_the_history_shows_the_newest_first(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
-    cli("ask", SLOW, check=0, env=home)
-    cli("ask", "serve my model", "--correct", "deployment-strategies", check=0, env=home)
+    here("ask", SLOW, check=0, env=home)
+    here("ask", "serve my model", "--correct", "deployment-strategies", check=0, env=home)
 
-    lines = cli("router", "history", check=0, env=home).stdout.splitlines()
+    lines = here("router", "history", check=0, env=home).stdout.splitlines()
 
     assert "serve my model" in lines[0]
     assert "(should be deployment-strategies)" in lines[0]
     assert f"{SLOW}  → clarify:model-or-infrastructure" in lines[1]
-    document = cli("router", "history", "--limit", "1", "--json", check=0, env=home).json
+    document = here("router", "history", "--limit", "1", "--json", check=0, env=home).json
     assert [item["text"] for item in document["questions"]] == ["serve my model"]

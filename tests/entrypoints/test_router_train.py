@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fairlead.api import router_learning
 from fairlead.api.context import Context
 from fairlead.api.feedback import correct, parse_label, remember
-from fairlead.api.labelled_problems import LabelledProblem
+from fairlead.api.labelled_problems import LabelledProblem, shipped_problems
 from fairlead.api.router_learning import learn
 from fairlead.api.router_lessons import fold, forget_lessons, local_weights, said, write_lessons
 from fairlead.api.routing import consult
@@ -18,6 +19,13 @@ from fairlead.router.scorer import load_weights
 
 ODD = "our zebra telemetry looks wobbly since the last wombat"
 RIGHT = parse_label("experiment-tracking-and-versioning")
+
+
+@pytest.fixture(autouse=True)
+def few_problems(monkeypatch):
+    """Compare on some of the problems that ship; all of them take seconds."""
+    some = list(shipped_problems())[::25]
+    monkeypatch.setattr(router_learning, "shipped_problems", lambda: iter(some))
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def test_it_tells_what_would_change_and_writes_nothing(corrected):
     measures = {item.name: item for item in outcome.report.measures}
     assert outcome.report.verdict == "done"
     assert measures["corrections_learnt"].value == 1
-    assert measures["answers_changed"].value < 0.01 * 4000
+    assert measures["answers_changed"].value < 10
     assert outcome.report.tables[0].rows[0][1] == str(RIGHT)
     assert local_weights(corrected) is None
 
@@ -126,19 +134,19 @@ def test_the_workspace_answers_as_it_was_taught_and_others_do_not(corrected, tmp
     assert consult(ODD).answer.skill_ids != RIGHT.skills
 
 
-def test_the_command_shows_first_and_writes_when_told(cli, tmp_path):
+def test_the_command_shows_first_and_writes_when_told(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
-    assert "no answer to a problem was corrected" in cli("router", "train", env=home).stderr
-    cli("ask", ODD, "--correct", str(RIGHT), check=0, env=home)
+    assert "no answer to a problem was corrected" in here("router", "train", env=home).stderr
+    here("ask", ODD, "--correct", str(RIGHT), check=0, env=home)
 
-    shown = cli("router", "train", check=0, env=home)
+    shown = here("router", "train", check=0, env=home)
     assert "nothing is written yet" in shown.stderr
-    assert cli("ask", ODD, "--json", env=home).json["skills"] != list(RIGHT.skills)
-    cli("router", "train", "--write", "--json", check=0, env=home)
+    assert here("ask", ODD, "--json", env=home).json["skills"] != list(RIGHT.skills)
+    here("router", "train", "--write", "--json", check=0, env=home)
 
-    assert cli("ask", ODD, "--json", env=home).json["skills"] == list(RIGHT.skills)
+    assert here("ask", ODD, "--json", env=home).json["skills"] == list(RIGHT.skills)
     (tmp_path / "lines.jsonl").write_text(f'{{"id": "1", "text": "{ODD}"}}')
-    batch = cli("ask", "--batch", "lines.jsonl", "--json", check=0, env=home)
+    batch = here("ask", "--batch", "lines.jsonl", "--json", check=0, env=home)
     assert batch.json["skills"] == list(RIGHT.skills)
-    assert "forgotten" in cli("router", "train", "--forget", check=0, env=home).stderr
-    assert cli("ask", ODD, "--json", env=home).json["skills"] != list(RIGHT.skills)
+    assert "forgotten" in here("router", "train", "--forget", check=0, env=home).stderr
+    assert here("ask", ODD, "--json", env=home).json["skills"] != list(RIGHT.skills)
