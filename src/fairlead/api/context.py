@@ -50,6 +50,16 @@ class Context:
 
         return SqlEvidenceStore(self.workspace.database_url)
 
+    def ready_to_record(self) -> Context:
+        """Return this, or fail before work is done whose measurements could not be stored.
+
+        Raises:
+            WorkspaceError: The disk is full, or the database cannot be used.
+        """
+        self.workspace.check_space()
+        self.evidence.query(metric="", limit=1)
+        return self
+
     def record(self, outcome: Outcome[N]) -> Outcome[N]:
         """Store the measurements of an outcome and hand it on."""
         if outcome.evidence:

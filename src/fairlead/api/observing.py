@@ -64,7 +64,7 @@ def monitor(
     from fairlead.observe import monitoring
 
     config = monitoring.MonitoringConfig.parse(settings or {})
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     chosen, current = _subject(ctx, bundle, data, service, since, version, labels)
     outcome = monitoring.monitor(
         chosen, current, config, service=service, trust=trust, progress=ctx.progress
@@ -161,7 +161,7 @@ def diagnose(
     from fairlead.observe import debugging
 
     config = debugging.DebuggingConfig.parse(settings or {})
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     opened = None if bundle is None else Bundle.open(bundle)
     if service is not None:
         if url is None and probe == 0:

@@ -51,7 +51,7 @@ def quantize(
     from fairlead.optimize import quantization
 
     config = quantization.QuantizationConfig.parse(settings or {})
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
     return ctx.record(quantization.quantize(start, rows, config, out=target, progress=ctx.progress))
 
@@ -73,7 +73,7 @@ def compress(
     from fairlead.optimize import compression
 
     config = compression.CompressionConfig.parse(settings or {})
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
     return ctx.record(compression.compress(start, rows, config, out=target, progress=ctx.progress))
 
@@ -115,7 +115,7 @@ def tune(
             f"both --service {service} and --logged {logged} are given", hint="give one of them"
         )
     chosen = dict(settings or {})
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     if ctx.settings.cpu_limit is not None:
         chosen.setdefault("max_threads", ctx.settings.cpu_limit)
     config = hardware.HardwareConfig.parse(chosen)

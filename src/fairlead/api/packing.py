@@ -88,7 +88,7 @@ def pack(
 
     target = user_path(out)
     _check_target(target, replace=replace)
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     rows = data if isinstance(data, Dataset) else load_dataset(data, labels=labels)
     artifact = Artifact.from_reference(str(model))
     progress = ctx.progress

@@ -55,7 +55,7 @@ def roll_out(
     from fairlead.backends.endpoint import spawn_server
     from fairlead.serve import rollout
 
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     config = rollout.RolloutConfig.parse(settings or {})
     arms = {"baseline": Bundle.open(baseline), "candidate": Bundle.open(candidate)}
     _check_same_inputs(arms["baseline"], arms["candidate"])
@@ -110,7 +110,7 @@ def watch_rollout(
     from fairlead.backends.label_file import LabelFile
     from fairlead.serve import rollout
 
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     config = rollout.RolloutConfig.parse(settings or {})
     endpoint, token = find_endpoint(ctx.workspace, service)
     known = LabelFile(label_file) if label_file else None

@@ -54,7 +54,7 @@ def load_test(
     """
     from fairlead.serve import scaling
 
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     config = scaling.LoadConfig.parse(settings or {})
     with _open_target(target, data, labels, model, ctx, trust=trust) as found:
         test = scaling.press(
@@ -104,7 +104,7 @@ def scale(
 
     from fairlead.serve import scaling
 
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     config = scaling.ScalingConfig.parse(settings or {})
     if (target is None) == (service_times is None):
         raise UsageError(

@@ -47,7 +47,7 @@ def serve(
     """
     from fairlead.serve import inference
 
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     outcome = inference.serve(
         Bundle.open(bundle),
         inference.ServingConfig.parse(settings or {}),
@@ -139,7 +139,7 @@ def score_batch(
     """
     from fairlead.serve.inference.batch import score_file
 
-    ctx = context or Context.open()
+    ctx = (context or Context.open()).ready_to_record()
     outcome = score_file(
         Bundle.open(bundle),
         Path(data),

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -58,9 +60,18 @@ def translated_os_errors(path: Path, what: str) -> Iterator[None]:
     except FairleadError:
         raise
     except OSError as exc:
-        reason = os.strerror(exc.errno) if exc.errno else str(exc)
-        hint = _HINTS.get(exc.errno or 0, "check the path and its permissions")
+        number = _number_of(exc)
+        reason = os.strerror(number) if number else str(exc)
+        hint = _HINTS.get(number or 0, "check the path and its permissions")
         raise WorkspaceError(f"cannot write {what} at {path}: {reason}", hint=hint) from exc
+
+
+def _number_of(error: OSError) -> int | None:
+    """Return the errno; a tree that is copied reports a list of files and reasons instead."""
+    if error.errno is not None or not isinstance(error, shutil.Error):
+        return error.errno
+    found = re.search(r"\[Errno (\d+)\]", str(error))
+    return int(found[1]) if found else None
 
 
 def refused_by_system(error: OSError) -> WorkspaceError:

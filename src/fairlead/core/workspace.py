@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from fairlead.core.files import translated_os_errors, user_path, write_text
 from fairlead.core.settings import Settings
 
 __all__ = ["Workspace"]
+
+_SPACE_BYTES = 1 << 18
+"""Room for the measurements of one outcome, with the log of the database."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,26 @@ class Workspace:
         with translated_os_errors(root, "the workspace"):
             for name in ("artifacts", "predictions", "reports", "runs", "services"):
                 (root / name).mkdir(parents=True, exist_ok=True)
-            probe = root / ".writable"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=root):  # Nameless: two processes may open at once.
+                pass
             ignore = root / ".gitignore"
             if not ignore.exists():
                 write_text(ignore, "# State of this machine; not for version control.\n*\n")
         url = chosen.database_url
         return cls(root, url.get_secret_value() if url else f"sqlite:///{root / 'state.db'}")
+
+    def check_space(self) -> None:
+        """Fail when the disk takes nothing more, before work is done that would be lost.
+
+        Raises:
+            WorkspaceError: The disk is full, or became read-only.
+        """
+        with (
+            translated_os_errors(self.root, "the workspace"),
+            tempfile.TemporaryFile(dir=self.root) as probe,
+        ):
+            probe.write(bytes(_SPACE_BYTES))
+            probe.flush()
 
     @property
     def artifacts(self) -> Path:

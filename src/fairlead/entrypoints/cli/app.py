@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,10 +74,21 @@ app.add_typer(observe.app, name="observe")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the right exit code."""
+    _mend_streams()
     words = sys.argv[1:] if arguments is None else arguments
     own = words[: words.index("--")] if "--" in words else words
     kept = [word for word in own if word != "--debug"] + words[len(own) :]
     sys.exit(_run(kept, is_debug="--debug" in own))
+
+
+def _mend_streams() -> None:
+    """Replace closed streams, and write what the terminal cannot show as an escape."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(words: list[str], *, is_debug: bool) -> int:
@@ -116,7 +131,9 @@ def _explain(error: Exception) -> int:
 
 
 def _say(message: str, hint: str, code: int) -> int:
-    sys.stderr.write(f"error: {_printable(message)}\n\nhint: {_printable(hint)}\n")
+    with suppress(OSError):  # Nobody may be left to read it; the exit code still tells.
+        sys.stderr.write(f"error: {_printable(message)}\n\nhint: {_printable(hint)}\n")
+        sys.stderr.flush()
     return code
 
 

@@ -85,7 +85,10 @@ def show(document: Any) -> None:  # noqa: ANN401 (anything JSON-able)
             return [clean(item) for item in value]
         return value
 
-    sys.stdout.write(json.dumps(clean(document), ensure_ascii=False, default=str) + "\n")
+    # Escapes where stdout is not UTF-8, so that what is written stays JSON.
+    is_plain = "utf" not in (sys.stdout.encoding or "utf-8").lower()
+    text = json.dumps(clean(document), ensure_ascii=is_plain, default=str)
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.text import Text
 
 from fairlead.catalog import find_card
+from fairlead.entrypoints.render.terminal import open_console
 from fairlead.router import Question, Redirect, Route
 
 __all__ = ["print_answer"]
@@ -13,7 +13,7 @@ __all__ = ["print_answer"]
 
 def print_answer(answer: Route | Question | Redirect, *, to_stderr: bool = False) -> None:
     """Print a route, a question or a redirect."""
-    console = Console(stderr=to_stderr, highlight=False)
+    console = open_console(to_stderr=to_stderr)
     for line in _head(answer):
         console.print(line)
     for ground in _grounds(answer):

@@ -10,7 +10,10 @@ from rich.text import Text
 from fairlead.core.report import Finding, Measure, Plot, Report, Table
 from fairlead.core.units import format_value
 
-__all__ = ["print_report", "render_report"]
+__all__ = ["open_console", "print_report", "render_report"]
+
+_LEAST_COLUMNS = 20
+_USUAL_COLUMNS = 80
 
 _MARKS = {"info": "·", "good": "✓", "warning": "!", "alert": "✗"}
 _STYLES = {"info": "", "good": "green", "warning": "yellow", "alert": "bold red"}
@@ -18,9 +21,17 @@ _VERDICTS = {"done": "green", "kept": "cyan", "refused": "bold red"}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
+def open_console(*, to_stderr: bool = False) -> Console:
+    """Return a console that is wide enough to be read; some surroundings say COLUMNS=0."""
+    console = Console(stderr=to_stderr, highlight=False)
+    if console.width < _LEAST_COLUMNS:
+        return Console(stderr=to_stderr, highlight=False, width=_USUAL_COLUMNS)
+    return console
+
+
 def print_report(report: Report) -> None:
     """Print a report on stdout."""
-    Console(highlight=False).print(render_report(report))
+    open_console().print(render_report(report))
 
 
 def render_report(report: Report) -> RenderableType:
