@@ -51,8 +51,8 @@ def run(
     """Train, ask, plan and run: from a trained model to one that is served and watched."""
     from fairlead.api import Context, ask, follow, plan, write_plan
     from fairlead.api.demo import PROBLEM, prepare_demo
-    from fairlead.entrypoints.render.run_report import write_reports
     from fairlead.entrypoints.render.answers import print_answer
+    from fairlead.entrypoints.render.run_report import write_reports
 
     with progress() as bars:
         context = Context.open(home=folder / ".fairlead", progress=bars)
