@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from fairlead.api import Context, follow
+from fairlead.api.release import release
+from fairlead.api.tracking import list_versions, register
+from fairlead.backends.datasets import load_dataset
 from fairlead.core.dataset import Dataset
 from fairlead.core.errors import UntrustedError
 from fairlead.core.plan import Plan, PlanStep
@@ -58,3 +61,13 @@ def test_a_model_that_is_not_trusted_says_where_a_plan_says_so(plan_for, tmp_pat
     with pytest.raises(UntrustedError) as caught:
         follow(plan_for(), context=Context.open(home=tmp_path / ".fairlead"))
     assert "trust = true" in caught.value.hint
+
+
+def test_a_bundle_that_is_registered_is_released_as_the_version_it_has(bundles, tmp_path):
+    ctx = Context.open(home=tmp_path / ".fairlead")
+    register(bundles / "baseline", name="digits", alias="baseline", context=ctx)
+    rows = load_dataset(bundles / "holdout.parquet", labels="label")
+    outcome = release(bundles / "baseline", rows, name="digits", context=ctx)
+    assert outcome.report.verdict == "done"
+    (version,) = list_versions("digits", context=ctx)
+    assert set(version.aliases) == {"baseline", "champion"}

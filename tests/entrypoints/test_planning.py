@@ -80,3 +80,24 @@ def test_the_stream_reaches_the_monitoring_step(make, material):
     stream = str(material / "shifted.parquet")
     made = make("deploy and monitor my model", stream=stream)
     assert made.steps[-1].settings["stream"] == stream
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ("500 requests per second", 500.0),
+        ("2k rps", 2000.0),
+        ("1,500 req/s", 1500.0),
+        ("12.5 queries a second", 12.5),
+        ("3 replicas and 2 regions", 100.0),
+    ],
+)
+def test_the_rate_in_the_words_is_the_rate_that_is_planned_for(make, words, rate):
+    made = make(f"scale my model serving to {words}")
+    scale = next(step for step in made.steps if step.id == "scale")
+    assert scale.settings["target_rps"] == rate
+
+
+def test_the_run_is_recorded_before_the_release(make):
+    made = make("track experiments and automate retraining with ci/cd")
+    assert [step.id for step in made.steps] == ["pack", "track", "release"]

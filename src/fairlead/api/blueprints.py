@@ -170,7 +170,7 @@ BLUEPRINTS: Final[tuple[Blueprint, ...]] = (
     ),
     Blueprint(
         "scale", "scaling-and-load-balancing", "replicas for the target rate and latency", "",
-        _scaling, {},
+        _scaling, {"target_rps": 100.0, "slo_p99_ms": 100.0},
     ),
     Blueprint(
         "monitor", "production-monitoring-and-alerting",

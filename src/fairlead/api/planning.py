@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ _ROLLOUT = "deployment-strategies"
 _COMPRESS = "model-compression-techniques"
 _QUANTIZE = "quantization-for-inference"
 _RELEASE = "mlops-pipeline-automation"
+_SCALE = "scaling-and-load-balancing"
+_MONITOR = "production-monitoring-and-alerting"
+_RATE = re.compile(
+    r"(?P<number>\d{1,3}(?:,\d{3})+|\d{1,6}(?:\.\d+)?)\s*(?P<k>k?)\s*"
+    r"(?:rps\b|qps\b|(?:requests?|queries|predictions|req)\s*(?:/|per\s|a\s|each\s)\s*s)"
+)
 _MAKERS = ("pack", *CANDIDATE_MAKERS, _ROLLOUT)
 
 
@@ -72,7 +79,14 @@ def plan(
         model=model,
         data=data,
         labels=labels,
-        steps=_steps(answer, _pack_settings(name or _name_of(model), trust=trust), stream),
+        steps=_steps(
+            answer,
+            {
+                "pack": _pack_settings(name or _name_of(model), trust=trust),
+                _SCALE: _rate_settings(text),
+                _MONITOR: {} if stream is None else {"stream": stream},
+            },
+        ),
     )
 
 
@@ -90,7 +104,16 @@ def _pack_settings(name: str, *, trust: bool) -> dict[str, Any]:
     return {**settings, "trust": True} if trust else settings
 
 
-def _steps(route: Route, packing: Mapping[str, Any], stream: str | None) -> tuple[PlanStep, ...]:
+def _rate_settings(text: str) -> dict[str, Any]:
+    """Take the rate from words like "500 requests per second"; without one the default stands."""
+    found = _RATE.search(text.lower())
+    if found is None:
+        return {}
+    thousands = 1000.0 if found["k"] else 1.0
+    return {"target_rps": float(found["number"].replace(",", "")) * thousands}
+
+
+def _steps(route: Route, settings: Mapping[str, Mapping[str, Any]]) -> tuple[PlanStep, ...]:
     wanted: dict[str, str] = {step.skill: step.reason for step in route.skills}
     order: list[str] = ["pack", *wanted]
     added = _missing_candidate(list(wanted))
@@ -98,13 +121,7 @@ def _steps(route: Route, packing: Mapping[str, Any], stream: str | None) -> tupl
     order[place:place] = added
     _release_last_bundle(order)
     _compress_floats(order)
-    steps = []
-    for uses in order:
-        settings: dict[str, Any] = dict(packing) if uses == "pack" else {}
-        if uses == "production-monitoring-and-alerting" and stream is not None:
-            settings["stream"] = stream
-        steps.append(_step(uses, wanted.get(uses), settings))
-    return tuple(steps)
+    return tuple(_step(uses, wanted.get(uses), settings.get(uses, {})) for uses in order)
 
 
 def _missing_candidate(skills: Sequence[str]) -> list[str]:
@@ -117,9 +134,10 @@ def _release_last_bundle(order: list[str]) -> None:
     """Let the step that releases a bundle stand after every step that makes or chooses one."""
     if _RELEASE not in order:
         return
-    order.remove(_RELEASE)
-    makers = [place for place, uses in enumerate(order) if uses in _MAKERS]
-    order.insert(max(makers) + 1, _RELEASE)
+    last = max(place for place, uses in enumerate(order) if uses in _MAKERS)
+    if order.index(_RELEASE) < last:
+        order.remove(_RELEASE)
+        order.insert(last, _RELEASE)
 
 
 def _compress_floats(order: list[str]) -> None:

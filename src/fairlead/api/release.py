@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fairlead.api.context import Context
-from fairlead.api.tracking import register, resolve, show_version
+from fairlead.api.tracking import list_versions, register, resolve, set_alias
 from fairlead.backends.runners import open_runner
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset
@@ -13,6 +13,7 @@ from fairlead.core.errors import NotFoundError
 from fairlead.core.evidence import Evidence
 from fairlead.core.ports import Array
 from fairlead.core.report import Finding, Measure, Outcome, Report
+from fairlead.core.run import ModelVersion
 from fairlead.measure.answers import judge_answers
 from fairlead.measure.budget import QualityDrop
 from fairlead.measure.quality import predict
@@ -61,8 +62,7 @@ def release(
         said = f"lost {drop.value:.4f} against the champion, more than {max_drop:.4f}"
         report = _report(name, alias, drop, said, "refused")
         return ctx.record(Outcome(champion, report, _evidence(challenger, drop)))
-    register(challenger.path, name=name, alias=alias, context=ctx)
-    number = show_version(f"{name}@{alias}", context=ctx).noun.version
+    number = _promote(challenger, name, alias, ctx)
     said = f"is version {number} now" + ("; there was no champion" if champion is None else "")
     report = _report(name, alias, drop, said, "done")
     return ctx.record(Outcome(challenger, report, _evidence(challenger, drop)))
@@ -73,6 +73,22 @@ def _champion(reference: str, ctx: Context) -> Bundle | None:
         return resolve(reference, context=ctx)
     except NotFoundError:
         return None
+
+
+def _promote(challenger: Bundle, name: str, alias: str, ctx: Context) -> int:
+    """Let the alias point at the challenger; registered bytes keep the version they have."""
+    known = _versions(name, ctx)
+    mine = next((item for item in known if item.bundle_digest == challenger.digest), None)
+    if mine is None:
+        return register(challenger.path, name=name, alias=alias, context=ctx).noun.version
+    return set_alias(name, mine.version, alias, context=ctx).noun.version
+
+
+def _versions(name: str, ctx: Context) -> list[ModelVersion]:
+    try:
+        return list_versions(name, context=ctx)
+    except NotFoundError:
+        return []
 
 
 def _compare(champion: Bundle, challenger: Bundle, data: Dataset, budget: float) -> QualityDrop:

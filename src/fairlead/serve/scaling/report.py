@@ -44,7 +44,8 @@ def _summary(plan: ScalingPlan, config: ScalingConfig) -> str:
             f"{plan.slo_p99_ms:g} ms at {plan.target_rps:g} rps with {plan.policy}."
         )
     return (
-        f"{_count(plan.replicas)} with {plan.policy}: p99 {plan.p99_ms:.3g} ms at "
+        f"{_count(plan.replicas)} with {plan.policy} for {plan.target_rps:g} rps and a p99 under "
+        f"{plan.slo_p99_ms:g} ms: p99 {plan.p99_ms:.3g} ms at "
         f"{plan.utilisation:.0%} utilisation; run {plan.replicas_with_spare} so that "
         f"{config.spare_replicas} may fail."
     )
