@@ -64,9 +64,7 @@ def test_fishers_test_is_twice_the_smaller_tail():
 def test_combined_p_values_are_uniform_when_nothing_happens():
     rng = np.random.default_rng(1)
     shared = rng.normal(size=40_000)
-    p_values = [
-        scipy.stats.norm.sf(0.8 * shared + 0.6 * rng.normal(size=40_000)) for _ in range(3)
-    ]
+    p_values = [scipy.stats.norm.sf(0.8 * shared + 0.6 * rng.normal(size=40_000)) for _ in range(3)]
     combined = tails.cauchy_combination(p_values, [0.5, 0.3, 0.2])
     assert (combined <= 0.01).mean() == pytest.approx(0.01, abs=0.003)
 

@@ -144,9 +144,7 @@ def build_profile(
     )
 
 
-def winsorise(
-    table: NDArray[np.float64], columns: Sequence[ColumnProfile]
-) -> NDArray[np.float64]:
+def winsorise(table: NDArray[np.float64], columns: Sequence[ColumnProfile]) -> NDArray[np.float64]:
     """Pull values beyond the 2 % and 98 % quantiles of the reference back to them.
 
     A correlation of such columns does not hang on a few extreme rows, so it can be compared
