@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fairlead.router.answers import NEIGHBOURS, QUESTIONS
-from fairlead.router.ordering import SHORT, in_order
-from fairlead.router.rules import judge
+from fairlead.router.ordering import SHORT
+from fairlead.router.rules import judge, ordered
 from fairlead.router.scene import Scene
 from fairlead.router.scope import consulted
 from fairlead.router.scorer import Scores, Weights, score
@@ -17,11 +17,10 @@ __all__ = ["Decision", "decide"]
 
 _NAMES: Final = {skill: name for name, skill in SHORT.items()}
 _PART_OF_ROUTE: Final = 0.5
-_HARDLY_HEARD: Final = 0.03
+_HARDLY_HEARD: Final = 0.15
 _OPTIMISERS: Final = frozenset({"quantization", "compression", "hardware"})
 # Rules that read off words alone which skill is meant: they may mistake a passing remark.
 _BY_WORDS: Final = frozenset({"named-skill", "several-concerns", "accuracy", "live-fault"})
-_LAST_RESORT: Final = frozenset({"nothing-matches", "only-a-tool"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,12 @@ def decide(scene: Scene, weights: Weights | None = None) -> Decision:
 def _is_binding(scene: Scene, ruled: Verdict, scores: Scores) -> bool:
     if not scene.is_understood:
         return False
-    if ruled.rule in _LAST_RESORT:
-        return ruled.rule == "only-a-tool" and scores.ranked[0][1] < 0.5
+    if ruled.rule == "nothing-matches":
+        return False
     if ruled.rule not in _BY_WORDS:
         return True
     names = [_NAMES[skill] for skill in ruled.skills]
-    return sum(scores.answers[name] for name in names) >= _HARDLY_HEARD * 5
+    return sum(scores.answers[name] for name in names) >= _HARDLY_HEARD
 
 
 def _by_score(scene: Scene, scores: Scores) -> Verdict:
@@ -75,8 +74,7 @@ def _by_score(scene: Scene, scores: Scores) -> Verdict:
         if best == f"!{neighbour}":
             return redirect(neighbour, "scorer", because)
     names = [name for name, part in scores.skills.items() if part > _PART_OF_ROUTE or name == best]
-    ordered = in_order(names, after_drift={"monitoring", "automation"} <= set(names))
-    return route("scorer", ordered, because, consult=consulted(scene, tuple(names)))
+    return route("scorer", ordered(scene, names), because, consult=consulted(scene, tuple(names)))
 
 
 def _kept_in_bounds(scene: Scene, heard: Verdict) -> Verdict:

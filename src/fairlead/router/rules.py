@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from fairlead.router.answers import SkillId
 from fairlead.router.ordering import SHORT, in_order
 from fairlead.router.scene import Scene
 from fairlead.router.scope import SCOPE_RULES, consulted
 from fairlead.router.verdict import Verdict, clarify, route
 
-__all__ = ["judge"]
+__all__ = ["judge", "ordered"]
 
+_OPTIMISERS: Final = ("hardware", "quantization", "compression")
+_PRUNED: Final = ("hardware", "compression", "quantization")
+_CUTS: Final = ("prun", "distil", "low", "student", "teacher", "spars")
+_LOOP: Final = frozenset({"monitoring", "automation", "rollout", "debugging"})
 _WATCHING: Final = frozenset({"monitor", "observ"})
 
 
@@ -24,14 +29,26 @@ def judge(scene: Scene) -> Verdict:
     return clarify("unknown-concern", (), rule="nothing-matches")
 
 
+def ordered(scene: Scene, names: Iterable[str]) -> tuple[SkillId, ...]:
+    """Return skills in the order of work, as far as the text does not say otherwise."""
+    given = set(names)
+    places = {hit.concept: hit.first for hit in reversed(scene.hits)}
+    usual = [name for name in _OPTIMISERS if name in given]
+    if _prunes_first(scene, places):
+        usual.sort(key=lambda name: _PRUNED.index(name))
+    watches = places.get("skill.monitoring", 0) <= places.get("skill.automation", 0)
+    closes_loop = {"monitoring", "automation"} <= given <= _LOOP
+    return in_order([*usual, *sorted(given - set(usual))], after_drift=watches and closes_loop)
+
+
+def _prunes_first(scene: Scene, places: Mapping[str, int]) -> bool:
+    at = places.get("skill.compression", len(scene.reading.stems))
+    named = scene.reading.stems[at : at + 1]
+    return bool(named) and named[0].startswith(_CUTS) and at < places.get("skill.quantization", at)
+
+
 def _route(scene: Scene, rule: str, names: tuple[str, ...], because: tuple[str, ...]) -> Verdict:
-    after_drift = {"monitoring", "automation"} <= set(names) and "deploy" not in scene.reading.stems
-    return route(
-        rule,
-        in_order(names, after_drift=after_drift),
-        because,
-        consult=consulted(scene, names),
-    )
+    return route(rule, ordered(scene, names), because, consult=consulted(scene, names))
 
 
 def _named(scene: Scene) -> tuple[str, ...]:
@@ -153,7 +170,7 @@ def optimize(scene: Scene) -> Verdict | None:
         return None
     because = ("symptom.optimize", "target.edge", "phase.inference")
     if scene.facts.target == "edge":
-        return _route(scene, "optimize-for-edge", ("quantization", "hardware"), because)
+        return route("optimize-for-edge", in_order(("quantization", "hardware")), because)
     if scene.has("phase.inference"):
         return clarify("model-or-infrastructure", because)
     return _route(scene, "optimize-model", ("hardware", "quantization"), because)

@@ -23,11 +23,6 @@ class Verdict:
     consult: tuple[NeighbourId, ...] = ()
     also: tuple[SkillId, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """The decision in one line, for example `model-serving-patterns`."""
-        return self.redirect_to or self.question or " + ".join(self.skills)
-
 
 def route(
     rule: str,
