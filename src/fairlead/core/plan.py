@@ -42,7 +42,7 @@ class Plan(Value):
     model: str
     data: str
     labels: str | None = None
-    steps: tuple[PlanStep, ...] = Field(min_length=1)
+    steps: tuple[PlanStep, ...]
 
 
 class StepResult(Value):

@@ -31,6 +31,7 @@ from fairlead.entrypoints.problem import problem_of
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
 _LONGEST = 1200
 """Characters of a message that are shown."""
 
@@ -99,14 +100,20 @@ def _run(words: list[str], *, is_debug: bool) -> int:
     except TyperException as exc:
         return _misused(exc)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", "run the same command again to go on", 130)
+        return _interrupted()
     except BrokenPipeError:
         return 141
     except Exception as exc:
         if is_debug:
             raise
         return _explain(exc)
+    if result == _INTERRUPTED:  # Typer makes this of Ctrl-C.
+        return _interrupted()
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    return _say("interrupted", "run the same command again to go on", _INTERRUPTED)
 
 
 def _misused(error: TyperException) -> int:

@@ -16,7 +16,7 @@ import orjson
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -106,6 +106,8 @@ class _Handlers:
                 return await call(request)
             except HTTPException:
                 raise
+            except ClientDisconnect:
+                return Response(status_code=400)  # Nobody reads it.
             except Exception as exc:  # noqa: BLE001 (the outer loop of a request)
                 return self._problem(exc)
 
