@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import skops.io
+import threadpoolctl
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
@@ -22,11 +23,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
+from fairlead.backends.native_models import EstimatorRunner
 from fairlead.backends.runners import open_runner
 from fairlead.backends.skops import load_skops
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset
 from fairlead.core.errors import DataError, ModelError, NotFoundError, UntrustedError
+from fairlead.core.signature import Signature, TensorSpec
 from fairlead.measure.quality import predict
 from tests.backends.pack_models import (
     IRIS_NAMES,
@@ -238,3 +241,20 @@ def test_text_as_the_only_column_is_vectorised(tmp_path):
     data = Dataset({"text": texts}, labels, "label", "texts")
     bundle = packed(tmp_path, dumped(tmp_path, model), data).noun
     assert bundle.scores.primary.value == 1.0
+
+
+def test_few_rows_are_predicted_by_one_thread(tmp_path):
+    seen = []
+
+    class Watching(LogisticRegression):
+        def predict(self, X):  # noqa: N803 (scikit-learn's name)
+            seen.append(max(pool["num_threads"] for pool in threadpoolctl.threadpool_info()))
+            return super().predict(X)
+
+    model = Watching().fit(*iris())
+    spec = TensorSpec(name="input", dtype="float64", shape=(-1, 4))
+    runner = EstimatorRunner(model, Signature(inputs=(spec,), outputs=()))
+    with threadpoolctl.threadpool_limits(limits=3):
+        runner.run({"input": np.ones((5, 4))})
+        runner.run({"input": np.ones((20_000, 4))})
+    assert seen == [1, 3]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fairlead.backends.skops import load_skops
 from fairlead.core.dataset import Array
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
-from fairlead.core.ports import Feeds
+from fairlead.core.ports import Feeds, first_dimension
 from fairlead.core.signature import STRING, Signature, TensorSpec, conform
 from fairlead.measure.agreement import Answers
 
@@ -30,6 +31,9 @@ __all__ = [
     "load_booster",
     "open_native",
 ]
+
+_MANY_ROWS = 10_000
+"""Below, a team of threads costs an estimator more than it saves: each tree waits for all of it."""
 
 _BOOSTERS = {
     ".ubj": "xgboost",
@@ -61,6 +65,7 @@ class EstimatorRunner:
     def __init__(self, estimator: Any, signature: Signature) -> None:  # noqa: ANN401
         self._estimator = estimator
         self._signature = signature
+        self._pools = importlib.import_module("threadpoolctl").ThreadpoolController()
 
     @property
     def signature(self) -> Signature:
@@ -75,7 +80,9 @@ class EstimatorRunner:
             ModelError: The estimator failed on this input.
         """
         ready = conform(feeds, self._signature)
-        answers = answers_of(self._estimator, estimator_input(self._estimator, ready))
+        few = first_dimension(ready) < _MANY_ROWS
+        with self._pools.limit(limits=1) if few else nullcontext():
+            answers = answers_of(self._estimator, estimator_input(self._estimator, ready))
         outputs = {"prediction": answers.predictions}
         if answers.scores is not None:
             outputs["scores"] = answers.scores
