@@ -348,15 +348,11 @@ def test_a_terminal_without_unicode_or_width_gets_all_it_can_show(broken):
 
 def test_ctrl_c_says_that_the_same_command_goes_on(broken, plan_text, tmp_path):
     (tmp_path / "plan.toml").write_text(plan_text)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fairlead", "run", "plan.toml"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert "step 1" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    command = [sys.executable, "-m", "fairlead", "run", "plan.toml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert "step 1" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
     assert process.returncode == 130
     assert "error: interrupted" in said
     assert "Traceback" not in said
