@@ -148,3 +148,12 @@ def test_kill_9_in_the_middle_leaves_the_old_folder_or_none(tmp_path, was_there)
     with new_folder(target, what="the folder", replace=True) as folder:
         (folder / "a").write_text("again")
     assert (target / "a").read_text() == "again"
+
+
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "diary.txt").write_text("mine")
+    folder = new_folder(tmp_path / "own", what="it", replace=True, marker="marker")
+    with pytest.raises(ConflictError, match="holds no marker"), folder:
+        pass
+    assert (tmp_path / "own" / "diary.txt").read_text() == "mine"

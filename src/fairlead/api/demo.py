@@ -21,6 +21,7 @@ PROBLEM = "I trained a model, now I need to put it in production"
 _HIDDEN = (512, 256)
 _DIMMED_ROWS = slice(4, 7)
 _DIMMING = 0.45
+_MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def prepare_demo(
         MissingExtraError: scikit-learn or skl2onnx is not installed.
     """
     talk = progress or SilentProgress()
-    refuse_taken(folder, replace=replace)
+    refuse_taken(folder, replace=replace, marker=_MODEL)
     talk.begin("training a digits classifier")
     images, labels = _digits()
     order = np.random.default_rng(7).permutation(len(labels))
@@ -69,14 +70,16 @@ def prepare_demo(
     train, held = order[:cut], order[cut:]
     network = _train(images[train], labels[train])
     accuracy = float(np.mean(network.predict(images[held]) == labels[held]))
-    with new_folder(folder, what="the demonstration's files", replace=replace) as staging:
-        write_bytes(staging / "model.onnx", _to_onnx(network))
+    with new_folder(
+        folder, what="the demonstration's files", replace=replace, marker=_MODEL
+    ) as staging:
+        write_bytes(staging / _MODEL, _to_onnx(network))
         _save(staging / "train.parquet", images[train], labels[train])
         _save(staging / "holdout.parquet", images[held], labels[held])
         _save(staging / "shifted.parquet", _dim(images[held]), labels[held])
     return DemoMaterial(
         folder=folder,
-        model=folder / "model.onnx",
+        model=folder / _MODEL,
         train=folder / "train.parquet",
         holdout=folder / "holdout.parquet",
         shifted=folder / "shifted.parquet",

@@ -53,6 +53,7 @@ Task = Literal["classification", "regression", "other"]
 
 _FOLDER = "fairlead"
 _DIGESTS = f"{_FOLDER}/digests.json"
+_MANIFEST = f"{_FOLDER}/bundle.json"
 
 
 class RuntimeSettings(Value):
@@ -319,7 +320,7 @@ def write_bundle(
         ConflictError: The target exists and may not be replaced.
         WorkspaceError: It cannot be written.
     """
-    with new_folder(target, what="the bundle", replace=replace) as folder:
+    with new_folder(target, what="the bundle", replace=replace, marker=_MANIFEST) as folder:
         fill(folder)
         parts: dict[str, Value] = {
             "bundle": manifest,
@@ -341,7 +342,7 @@ def copy_bundle(parent: Bundle, target: Path, *, replace: bool = False) -> Bundl
         ConflictError: The target exists and may not be replaced.
         WorkspaceError: It cannot be written.
     """
-    with new_folder(target, what="the bundle", replace=replace) as folder:
+    with new_folder(target, what="the bundle", replace=replace, marker=_MANIFEST) as folder:
         shutil.copytree(parent.path, folder, dirs_exist_ok=True)
     return Bundle.open(target)
 

@@ -153,21 +153,34 @@ def write_json(path: Path, document: Any, *, mode: int = 0o644) -> None:  # noqa
     write_text(path, text, mode=mode)
 
 
-def refuse_taken(target: Path, *, replace: bool = False) -> None:
+def refuse_taken(target: Path, *, replace: bool = False, marker: str = "") -> None:
     """Refuse a place that already holds something, before work is done for it.
+
+    Args:
+        target: Where a folder will stand.
+        replace: Whether an existing folder may be replaced.
+        marker: Relative path that shows that an existing folder is of the kind to be replaced;
+            a folder without it is somebody's own and is never replaced.
 
     Raises:
         ConflictError: There is a file, or a folder that is not empty and may not be replaced.
     """
-    is_taken = target.is_dir() and any(target.iterdir()) and not replace
-    if is_taken or (target.exists() and not target.is_dir()):
+    is_full = target.is_dir() and any(target.iterdir())
+    if (is_full and not replace) or (target.exists() and not target.is_dir()):
         raise ConflictError(
             f"{target} already exists", hint="choose another folder, or remove this one first"
+        )
+    if is_full and marker and not (target / marker).exists():
+        raise ConflictError(
+            f"{target} holds no {marker}, so it is not what would be replaced",
+            hint="choose another folder, or empty this one first",
         )
 
 
 @contextmanager
-def new_folder(target: Path, *, what: str, replace: bool = False) -> Iterator[Path]:
+def new_folder(
+    target: Path, *, what: str, replace: bool = False, marker: str = ""
+) -> Iterator[Path]:
     """Fill a folder beside its target and move it into place when the block ends well.
 
     After a crash or an error the target is as it was before.
@@ -176,12 +189,13 @@ def new_folder(target: Path, *, what: str, replace: bool = False) -> Iterator[Pa
         target: Where the folder will stand.
         what: Its name for messages, for example `the bundle`.
         replace: Whether an existing folder may be replaced.
+        marker: Relative path that an existing folder must hold to be replaced.
 
     Raises:
         ConflictError: The target exists and may not be replaced.
         WorkspaceError: The folder cannot be written or the disk is full.
     """
-    refuse_taken(target, replace=replace)
+    refuse_taken(target, replace=replace, marker=marker)
     with translated_os_errors(target, what):
         target.parent.mkdir(parents=True, exist_ok=True)
         with staging_folder(target.parent, target.name) as staging:

@@ -16,7 +16,7 @@ class ServingConfig(Config):
 
     name: str | None = None
     """Name of the service and of the model in the protocol; None takes the bundle's name."""
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on."""
     http_port: int = Field(0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
