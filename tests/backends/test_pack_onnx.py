@@ -182,7 +182,7 @@ def test_missing_values_are_told(tmp_path):
 
 def test_labels_of_another_kind_are_refused(tmp_path):
     labels = np.array(["True", "False", "True"] * 50, dtype=object)
-    with pytest.raises(DataError, match=r"'True'.*classes of model are 0, 1, 2"):
+    with pytest.raises(DataError, match=r"'True'.*has 3 scores per row"):
         packed(tmp_path, write(tmp_path, iris_onnx()), iris_data(labels=labels))
 
 

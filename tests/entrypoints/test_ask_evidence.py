@@ -340,7 +340,7 @@ def test_a_server_of_others_is_timed_by_its_own_statistics(foreign, context, tmp
     found = measured(SLOW, context, url=f"{foreign}/v2/models/m", data=str(tmp_path / "rows.npz"))
 
     shares = {item.metric: item.value for item in found.taken}
-    assert found.taken[0].labels["cause"] == "capacity"
+    assert found.taken[0].labels["verdict"] == "infrastructure"
     assert found.answer.evidence_used[0].option == "infrastructure"
     assert shares["queue_time_share"] > shares["model_time_share"]
 
