@@ -60,9 +60,7 @@ def test_too_much_load_is_told_apart(policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_single_replica_serves_alike_under_every_policy(policy):
     first = simulate(exponential(), rate_rps=60, replicas=1, policy=policy, requests=3000)
-    second = simulate(
-        exponential(), rate_rps=60, replicas=1, policy="central-queue", requests=3000
-    )
+    second = simulate(exponential(), rate_rps=60, replicas=1, policy="central-queue", requests=3000)
     np.testing.assert_allclose(first.latency_ms, second.latency_ms)
 
 
