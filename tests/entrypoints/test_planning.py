@@ -101,3 +101,9 @@ def test_the_rate_in_the_words_is_the_rate_that_is_planned_for(make, words, rate
 def test_the_run_is_recorded_before_the_release(make):
     made = make("track experiments and automate retraining with ci/cd")
     assert [step.id for step in made.steps] == ["pack", "track", "release"]
+
+
+def test_features_reach_the_step_that_packs(make):
+    names = [f"pixel_{i}" for i in range(64)]
+    made = make("quantize my model", features=names)
+    assert made.steps[0].settings["features"] == names

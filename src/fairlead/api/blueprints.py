@@ -31,6 +31,8 @@ class PackStepConfig(Config):
 
     name: str = "model"
     """Name of the model, also the name of the service."""
+    features: tuple[str, ...] = ()
+    """Columns of the model's single input, in order; empty finds them."""
     trust: bool = False
     """Whether code or pickles that came with the model may run."""
 

@@ -42,6 +42,7 @@ def _pack(bench: Bench, step: PlanStep, _results: Results) -> StepDone:
             labels=bench.plan.labels,
             out=bench.out(step.id),
             name=config.name,
+            features=config.features,
             trust=config.trust,
             context=bench.context,
         )

@@ -39,6 +39,7 @@ def plan(
     answers: Sequence[str] = (),
     stream: str | None = None,
     name: str | None = None,
+    features: Sequence[str] = (),
     trust: bool = False,
     context: Context | None = None,
 ) -> Plan:
@@ -52,6 +53,7 @@ def plan(
         answers: Answers to the router's questions, in order.
         stream: Rows that the monitoring step sends and watches.
         name: Name of the model and the service; from the file's name when None.
+        features: Columns of the model's single input, in order; found when empty.
         trust: Whether code and pickles that came with the model may run.
         context: Workspace and progress; opened from the environment when None.
 
@@ -82,7 +84,7 @@ def plan(
         steps=_steps(
             answer,
             {
-                "pack": _pack_settings(name or _name_of(model), trust=trust),
+                "pack": _pack_settings(name or _name_of(model), features, trust=trust),
                 _SCALE: _rate_settings(text),
                 _MONITOR: {} if stream is None else {"stream": stream},
             },
@@ -99,8 +101,10 @@ def _check_material(model: str, data: str, labels: str | None, stream: str | Non
         load_dataset(stream)
 
 
-def _pack_settings(name: str, *, trust: bool) -> dict[str, Any]:
+def _pack_settings(name: str, features: Sequence[str], *, trust: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {"name": _service_name(name)}
+    if features:
+        settings["features"] = list(features)
     return {**settings, "trust": True} if trust else settings
 
 

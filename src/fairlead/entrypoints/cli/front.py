@@ -36,6 +36,10 @@ def plan_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan to write.")] = Path(
         "plan.toml"
     ),
+    features: Annotated[
+        str | None,
+        typer.Option(help="Columns of the model's input in order, separated by commas."),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Let code and pickles that came with the model run.")
     ] = False,
@@ -54,6 +58,7 @@ def plan_command(
         answers=answers,
         stream=stream,
         name=name,
+        features=tuple(part.strip() for part in (features or "").split(",") if part.strip()),
         trust=trust,
     )
     write_plan(made, output)
