@@ -71,7 +71,6 @@ def load_corpus() -> list[Utterance]:
     folder = resources.files("fairlead.router") / "data" / "corpus"
     found: list[Utterance] = []
     for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".txt"):
-            text = entry.read_text(encoding="utf-8")
-            found += parse_corpus(text, entry.name.removesuffix(".txt"))
+        text = entry.read_text(encoding="utf-8")
+        found += parse_corpus(text, entry.name.removesuffix(".txt"))
     return found

@@ -17,6 +17,7 @@ __all__ = ["Decision", "decide"]
 
 _NAMES: Final = {skill: name for name, skill in SHORT.items()}
 _PART_OF_ROUTE: Final = 0.5
+_TOO_UNSURE: Final = 0.14
 _HARDLY_HEARD: Final = 0.15
 _OPTIMISERS: Final = frozenset({"quantization", "compression", "hardware"})
 # Rules that read off words alone which skill is meant: they may mistake a passing remark.
@@ -65,7 +66,9 @@ def _is_binding(scene: Scene, ruled: Verdict, scores: Scores) -> bool:
 
 
 def _by_score(scene: Scene, scores: Scores) -> Verdict:
-    best = scores.ranked[0][0]
+    best, belief = scores.ranked[0]
+    if belief < _TOO_UNSURE:
+        return clarify("unknown-concern", (), rule="too-unsure")
     because = tuple(dict.fromkeys(hit.concept for hit in scene.hits))
     for question in QUESTIONS:
         if best == f"?{question}":

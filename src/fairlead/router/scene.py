@@ -124,10 +124,10 @@ def observe(text: str) -> Scene:
 def _as_state(reading: Reading, hit: Hit) -> Hit:
     """Read "deployed" and "profiled" as what has been done, not as what is wanted."""
     words = reading.phrase(hit.first, hit.last).casefold()
-    before = reading.stems[hit.first - 1] if hit.first else ""
+    before = reading.stems[max(0, hit.first - 2) : hit.first]
     if hit.concept == "phase.trained" and words.endswith(_GOING_ON):
         return Hit("phase.training", hit.first, hit.last)
-    if words in _DONE and before not in {"get", "be"}:
+    if words in _DONE and not {"get", "be"} & set(before):
         return Hit(_DONE[words], hit.first, hit.last)
     return hit
 
