@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import inspect
 
 from fairlead.backends.caller_thread import CallerThread
+from fairlead.backends.dbos_sqlite import engine_for_old_sqlite
 from fairlead.backends.locks import exclusive, is_held
 from fairlead.backends.sql import Database
 from fairlead.backends.sql_errors import translated_sql_errors
@@ -233,12 +234,15 @@ class DurableRuns:
             "enable_otlp": False,
         }
         _be_quiet()
-        dbos.DBOS(config=config)
-        try:
-            dbos.DBOS.listen_queues([_QUEUE])
-            yield dbos
-        finally:
-            dbos.DBOS.destroy(destroy_registry=True)
+        with engine_for_old_sqlite(self._url) as engine:
+            if engine is not None:
+                config["system_database_engine"] = engine
+            dbos.DBOS(config=config)
+            try:
+                dbos.DBOS.listen_queues([_QUEUE])
+                yield dbos
+            finally:
+                dbos.DBOS.destroy(destroy_registry=True)
 
     @contextmanager
     def _client(self) -> Iterator[DBOSClient | None]:
@@ -250,9 +254,10 @@ class DurableRuns:
         with requires("mlops", needed_by="reading the runs of pipelines"):
             from dbos import DBOSClient
         _be_quiet()
-        with translated_sql_errors(self._url):
+        with translated_sql_errors(self._url), engine_for_old_sqlite(self._url) as engine:
             client = DBOSClient(
                 system_database_url=self._url,
+                system_database_engine=engine,
                 dbos_system_schema=_SCHEMA,
                 serializer=cast(Any, _Json()),
                 application_name=_APPLICATION,
