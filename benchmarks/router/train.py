@@ -29,6 +29,7 @@ from fairlead.router.scorer import LENGTH, Weights, load_weights
 
 DATA = Path(features.__file__).parent / "data"
 REPORT = Path(__file__).parent / "report.json"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "router.md"
 NAMES = {skill: name for name, skill in SHORT.items()}
 REGULARISATION = 12.0
 FOLDS = 5
@@ -206,6 +207,59 @@ def bins(rows):
     return {"bins": found, "expected_error": round(gap, 4)}
 
 
+MEASURES = {
+    "kind": "kind (route, clarify, redirect)",
+    "exact": "exact answer",
+    "exact_route": "exact route",
+    "several_skills": "two or more skills",
+    "over_routing": "over-routing (one skill wanted, more given)",
+    "clarify_precision": "questions that were right to ask",
+    "clarify_recall": "questions that were asked",
+    "redirect_target": "neighbour",
+    "coverage_at_90": "share that can be answered at 90 % accuracy",
+}
+
+
+def page(figures) -> str:
+    """Return the tables of the page as markdown."""
+    unseen, held = figures["cross_validated"], figures["held_back"]
+    lines = [
+        (
+            f"| measure | cross-validated ({unseen['utterances']:,}) "
+            f"| held back ({held['utterances']:,}) |"
+        ),
+        "|---|---|---|",
+        *(f"| {said} | {unseen[name]:.2f} | {held[name]:.2f} |" for name, said in MEASURES.items()),
+        "",
+        "| answer that was right | cross-validated | held back |",
+        "|---|---|---|",
+    ]
+    for name, (right, total) in unseen["per_stratum"].items():
+        also = held["per_stratum"].get(name, [0, 0])
+        lines.append(
+            f"| {name.strip('?!')} | {right / total:.2f} of {total} | {also[0]} of {also[1]} |"
+        )
+    lines += ["", "| confidence | right, cross-validated | answers |", "|---|---|---|"]
+    for said, was, count in unseen["calibration"]["bins"]:
+        lines.append(f"| {said:.2f} | {was:.2f} {'#' * round(20 * was)} | {count} |")
+    error = unseen["calibration"]["expected_error"], held["calibration"]["expected_error"]
+    lines += [
+        "",
+        (
+            f"Mean gap between confidence and accuracy: {error[0]:.3f} cross-validated, "
+            f"{error[1]:.3f} held back."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def write_page(figures) -> None:
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- scores -->")
+    _, _, after = rest.partition("<!-- /scores -->")
+    text = f"{before}<!-- scores -->\n{page(figures)}\n<!-- /scores -->{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
@@ -231,6 +285,7 @@ def main() -> None:
         "held_back": report(held_back, calibration),
     }
     REPORT.write_text(json.dumps(figures, indent=1) + "\n")
+    write_page(figures)
     for name, values in figures.items():
         print(name, json.dumps({key: values[key] for key in list(values)[:10]}))
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from fairlead.core.errors import UsageError
@@ -118,3 +120,23 @@ def test_a_question_read_back_from_json_can_be_answered():
 
 def test_answers_by_number_walk_the_whole_chain():
     assert ask("my model is too slow", answers=["1", "2"]).answers == ("inference", "model")
+
+
+COMMANDS = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", [DEPLOY, SLOW, "performance issues", "production monitoring"])
+def test_what_a_question_proposes_to_measure_is_a_command(text):
+    for measurement in ask(text).measurements:
+        assert f"`{measurement.command}" in COMMANDS
+
+
+def test_what_would_confirm_a_route_is_a_command():
+    text = (
+        "quantize, prune, use all cpu cores, serve, canary, autoscale, track experiments, ci/cd, "
+    )
+    found = ask(text + "detect drift and debug").measurements
+
+    assert len(found) >= 8
+    for measurement in found:
+        assert f"`{measurement.command}" in COMMANDS
