@@ -64,6 +64,23 @@ def test_a_model_is_never_changed_only_because_it_is_slow():
     assert decision.verdict.question == "model-or-infrastructure"
 
 
+@pytest.mark.parametrize(
+    ("text", "skills"),
+    [
+        ("deploy the flurbish forecaster with BentoML", ["model-serving-patterns"]),
+        (
+            "deploy the flurbish forecaster with Core ML",
+            ["quantization-for-inference", "model-serving-patterns"],
+        ),
+        ("publish the serving flurbish on Heroku", []),
+    ],
+)
+def test_where_a_model_runs_is_not_asked_when_the_product_says_it(text, skills):
+    decision = decide(observe(text), weights_for("?deployment-target"))
+
+    assert list(decision.verdict.skills) == skills
+
+
 def test_a_named_optimisation_stays_a_route():
     text = "flurbish int8 inference is slow"
 

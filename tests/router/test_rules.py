@@ -90,3 +90,11 @@ def test_a_sentence_ends_a_phrase():
     assert observe("canary. release of models").has("skill.rollout")
     assert not observe("split. traffic").has("skill.rollout")
     assert observe("split traffic").has("skill.rollout")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [("it takes 1.5 s on v2.3", 1), ("model.fit is slow", 1), ("slow. Why? help", 3), ("a\nb", 2)],
+)
+def test_a_point_inside_a_number_or_name_ends_no_sentence(text, sentences):
+    assert len(set(observe(text).reading.sentences)) == sentences

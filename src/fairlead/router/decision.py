@@ -7,7 +7,7 @@ from typing import Final
 
 from fairlead.router.answers import NEIGHBOURS, QUESTIONS
 from fairlead.router.ordering import SHORT
-from fairlead.router.rules import judge, ordered
+from fairlead.router.rules import deploy, judge, optimize_and_deploy, ordered
 from fairlead.router.scene import Scene
 from fairlead.router.scope import consulted
 from fairlead.router.scorer import Scores, Weights, score
@@ -81,7 +81,9 @@ def _by_score(scene: Scene, scores: Scores) -> Verdict:
 
 
 def _kept_in_bounds(scene: Scene, heard: Verdict) -> Verdict:
-    """Never change the model only because something is slow: ask where the time goes."""
+    """Do not ask where a model is to run if that was said; never change it for slowness alone."""
+    if heard.question == "deployment-target" and scene.facts.target in scene.tool_facts:
+        return optimize_and_deploy(scene) or deploy(scene) or heard
     names = {_NAMES[skill] for skill in heard.skills}
     if not names or not names <= _OPTIMISERS or scene.facts.slow_phase != "inference":
         return heard

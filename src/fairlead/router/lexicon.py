@@ -137,7 +137,9 @@ def load_lexicon() -> Lexicon:
     """Read the lexicon that ships with the package, once."""
     tools = _data("tools.toml")
     homes = {home: entry["names"] for home, entry in tools["home"].items()}
-    return Lexicon(_data("lexicon.toml"), homes, tools["fact"])
+    # What serves models runs on a server, so "deploy with it" says where.
+    facts = tools["fact"] | {"cloud": [*tools["fact"]["cloud"], *homes["serving"]]}
+    return Lexicon(_data("lexicon.toml"), homes, facts)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from fairlead.router.scene import Scene
 from fairlead.router.scope import SCOPE_RULES, consulted
 from fairlead.router.verdict import Verdict, clarify, route
 
-__all__ = ["judge", "ordered"]
+__all__ = ["deploy", "judge", "optimize_and_deploy", "ordered"]
 
 _OPTIMISERS: Final = ("hardware", "quantization", "compression")
 _PRUNED: Final = ("hardware", "compression", "quantization")

@@ -24,7 +24,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(
     rf"https?://\S+|[{_CJK}]|\d+|%|[^\W\d_{_CJK}](?:[^\W_{_CJK}]|['\u2019](?=[^\W\d_]))*"
 )
-_STOP = re.compile(r"[.!?;:](?=\s|$)|[\n\u3002\uff01\uff1f\uff1b]")
+_STOP = re.compile(r"[.!?;:]\s|[\n\u3002\uff01\uff1f\uff1b]")
 _HINT = "describe the problem in a few sentences, for example: my model answers too slowly"
 
 
