@@ -36,7 +36,8 @@ run: $(VENV)/.run-ready ## Main job: train on digits, plan, optimise, serve, can
 	@$(BIN)/fairlead demo run
 
 test: $(VENV)/.dev-ready ## Run the tests
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 check: lint type imports docs ## Lint, types, import contracts, docs
 

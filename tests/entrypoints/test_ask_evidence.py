@@ -22,6 +22,8 @@ from fairlead.api.source_rows import Sources
 from fairlead.core.bundle import RuntimeSettings, derive_bundle
 from fairlead.core.errors import EndpointError, UsageError
 
+pytestmark = pytest.mark.alone
+
 SLOW = "my inference is slow"
 POOR = "performance in production is bad"
 

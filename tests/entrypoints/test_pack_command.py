@@ -131,8 +131,11 @@ def test_an_existing_target_is_kept_unless_replaced(capsys, place):
     (place / "bundle").mkdir()
     (place / "bundle" / "mine.txt").write_text("precious")
     assert "already exists" in refused(capsys, place, "model.onnx", *ROWS)
+    assert "holds no" in refused(capsys, place, "model.onnx", *ROWS, "--replace")
+    assert (place / "bundle" / "mine.txt").read_text() == "precious"
+    (place / "bundle" / "mine.txt").unlink()
+    assert run(capsys, "model.onnx", *ROWS)[0] == 0
     assert run(capsys, "model.onnx", *ROWS, "--replace")[0] == 0
-    assert not (place / "bundle" / "mine.txt").exists()
 
 
 def test_a_target_that_cannot_be_written_is_refused(capsys, place):

@@ -168,7 +168,7 @@ BLUEPRINTS: Final[tuple[Blueprint, ...]] = (
     ),
     Blueprint(
         "roll-out", "deployment-strategies", "the decision: promote, roll back or hold", "",
-        _rollout, {"alpha": 0.01},
+        _rollout, {"alpha": 0.01, "latency_tolerance_ratio": 0.5},
     ),
     Blueprint(
         "scale", "scaling-and-load-balancing", "replicas for the target rate and latency", "",
