@@ -14,7 +14,6 @@ from fairlead.core.values import Config
 __all__ = [
     "BLUEPRINTS",
     "CANDIDATE_MAKERS",
-    "NEEDS_SERVICE",
     "Blueprint",
     "MonitorStepConfig",
     "PackStepConfig",
@@ -196,9 +195,6 @@ CANDIDATE_MAKERS: Final = (
     "hardware-optimization-strategies",
 )
 """Skills whose bundle can be the candidate of a rollout."""
-
-NEEDS_SERVICE: Final = frozenset({"serve", "roll-out", "scale"})
-"""Ids of steps that start a server when none runs."""
 
 
 def blueprint_of(uses: str) -> Blueprint:

@@ -195,7 +195,7 @@ class LoadGenerator:
                 failure = exc
             block.finish(job.index, sample, failure)
         if sender is not None:
-            with suppress(Exception):
+            with suppress(OSError):
                 sender.close()
 
 
