@@ -8,7 +8,8 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from fairlead.core.errors import NotFoundError, OverloadedError, SignatureError
 from fairlead.core.ports import Array, Feeds
@@ -34,6 +35,12 @@ class InferenceRequest(NamedTuple):
         version: The version the client insists on, or None.
         trace_id: Id of the distributed trace it belongs to, or "".
         is_probe: Whether it only tests the server; it is measured but not remembered.
+        deadline: When nobody waits for the answer any more, in seconds of `time.perf_counter`;
+            None leaves it to the server's own timeout. A request whose time is up never runs.
+        priority: 1 is served before others, 0 is normal, -1 after others and refused first.
+        caller: Who asks, as the guard knows them, or "".
+        outputs: The outputs that are wanted, or None for all.
+        parameters: Parameters of the protocol that the transport did not use up.
     """
 
     feeds: Feeds
@@ -42,6 +49,11 @@ class InferenceRequest(NamedTuple):
     version: str | None = None
     trace_id: str = ""
     is_probe: bool = False
+    deadline: float | None = None
+    priority: int = 0
+    caller: str = ""
+    outputs: tuple[str, ...] | None = None
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
 
 class Answer(NamedTuple):
@@ -154,13 +166,21 @@ class Dataplane:
         try:
             feeds = conform(request.feeds, arm.signature)
             n_rows = _count_rows(feeds)
-            async with asyncio.timeout(self._timeout_s):
+            left_s = self._timeout_s
+            if request.deadline is not None:
+                left_s = min(left_s, request.deadline - time.perf_counter())
+            if left_s <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(left_s):
                 result = await arm.queue.submit(feeds, n_rows)
         except Exception as exc:
             self._observe_failure(request, request_id, arm, feeds, n_rows, exc)
             raise
         self._observe(request, request_id, arm, feeds, n_rows, result)
-        return Answer(request_id, arm, result.outputs)
+        outputs = result.outputs
+        if request.outputs is not None:
+            outputs = {name: outputs[name] for name in request.outputs}
+        return Answer(request_id, arm, outputs)
 
     def _observe(
         self,
@@ -186,6 +206,7 @@ class Dataplane:
                 at=time.time(),
                 trace_id=request.trace_id,
                 is_probe=request.is_probe,
+                caller=request.caller,
             )
         )
 
@@ -217,12 +238,13 @@ class Dataplane:
                 trace_id=request.trace_id,
                 is_probe=request.is_probe,
                 error=describe(error)[0],
+                caller=request.caller,
             )
         )
 
     def _tell(self, served: ServedRequest) -> None:
         for observer in self._observers:
-            observer(served)
+            observer((served,))
 
 
 def retry_after_s(dataplane: Dataplane, error: BaseException) -> int | None:

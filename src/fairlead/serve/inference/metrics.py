@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.extras import requires
@@ -85,8 +85,12 @@ class ServingMetrics:
         self._render = prom.generate_latest
         self.content_type: str = prom.CONTENT_TYPE_LATEST
 
-    def observe(self, served: ServedRequest) -> None:
-        """Count one request that an arm took."""
+    def observe(self, requests: Sequence[ServedRequest]) -> None:
+        """Count requests that an arm took."""
+        for served in requests:
+            self._count(served)
+
+    def _count(self, served: ServedRequest) -> None:
         key = (served.arm.version, served.arm.name)
         self._requests[(*key, served.status)] += 1
         tally = self._arms.get(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,8 +27,12 @@ class OutcomeRing:
         self._slots: list[tuple[Any, ...]] = []
         self._last = 0
 
-    def observe(self, served: ServedRequest) -> None:
-        """Remember one request, unless it was only a probe."""
+    def observe(self, requests: Sequence[ServedRequest]) -> None:
+        """Remember requests, but for those that were only probes."""
+        for served in requests:
+            self._remember(served)
+
+    def _remember(self, served: ServedRequest) -> None:
         if served.is_probe:
             return
         self._last += 1

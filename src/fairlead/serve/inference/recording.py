@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fairlead.backends.logged_request import LoggedRequest
 from fairlead.backends.prediction_log import ParquetPredictionLog
 from fairlead.serve.inference.served import Observer, ServedRequest
@@ -12,7 +14,11 @@ __all__ = ["log_observer"]
 def log_observer(log: ParquetPredictionLog, service: str) -> Observer:
     """Return the observer that hands requests with valid inputs to the log."""
 
-    def observe(served: ServedRequest) -> None:
+    def observe(requests: Sequence[ServedRequest]) -> None:
+        for served in requests:
+            remember(served)
+
+    def remember(served: ServedRequest) -> None:
         if served.feeds is None or served.is_probe:
             return
         bundle = served.arm.bundle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fairlead.core.ports import Array, Feeds
@@ -29,6 +29,7 @@ class ServedRequest(NamedTuple):
         trace_id: Id of the distributed trace it belongs to, or "".
         error: What went wrong, or "".
         is_probe: Whether it only tested the server; metrics count it, nothing remembers it.
+        caller: Who asked, as the guard knows them, or "".
     """
 
     id: str
@@ -45,6 +46,8 @@ class ServedRequest(NamedTuple):
     trace_id: str = ""
     error: str = ""
     is_probe: bool = False
+    caller: str = ""
 
 
-Observer = Callable[[ServedRequest], None]
+Observer = Callable[[Sequence[ServedRequest]], None]
+"""Told of requests some at a time, in the order in which they ended; it must not raise."""
