@@ -16,6 +16,10 @@ FairleadError
 ├── NotFoundError (LookupError)        a run, version, service or file that does not exist
 ├── ConflictError                      the state already holds something that excludes this
 ├── WorkspaceError (OSError)           the workspace cannot be read or written
+├── AccessError (PermissionError)      a caller that may not do what it asks
+│   ├── UnauthenticatedError           no credentials, or credentials that do not hold
+│   ├── ForbiddenError                 a known caller without the right
+│   └── RateLimitedError               a known caller that asks more often than it may
 ├── EndpointError (ConnectionError)    a server that cannot be reached, started or understood
 │   ├── PortInUseError                 another process holds the port
 │   └── OverloadedError                the server refused work to protect itself
@@ -137,6 +141,39 @@ class WorkspaceError(FairleadError, OSError):
     """The workspace cannot be read or written."""
 
     code = "workspace"
+
+
+class AccessError(FairleadError, PermissionError):
+    """A caller may not do what it asks."""
+
+    code = "access"
+
+
+class UnauthenticatedError(AccessError):
+    """The caller showed no credentials, or some that do not hold."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(AccessError):
+    """The caller is known and lacks the right."""
+
+    code = "forbidden"
+
+
+class RateLimitedError(AccessError):
+    """The caller asks more often than it may.
+
+    Attributes:
+        retry_after_s: Seconds after which it may ask again.
+    """
+
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: float = 1.0) -> None:
+        """Say how long to wait, in seconds, beside what was found."""
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class EndpointError(FairleadError, ConnectionError):
