@@ -36,12 +36,14 @@ __all__ = [
     "FORMAT_NUMBER",
     "Bundle",
     "BundleManifest",
+    "ModelKind",
     "Provenance",
     "RuntimeSettings",
     "Score",
     "Scores",
     "Task",
     "copy_bundle",
+    "copy_model_files",
     "derive_bundle",
     "write_bundle",
 ]
@@ -50,6 +52,8 @@ FORMAT_NUMBER = 1
 """Raised when a bundle written today could not be read by yesterday's code."""
 
 Task = Literal["classification", "regression", "other"]
+
+ModelKind = Literal["onnx", "pyfunc", "python", "ensemble"]
 
 _FOLDER = "fairlead"
 _DIGESTS = f"{_FOLDER}/digests.json"
@@ -126,10 +130,13 @@ class BundleManifest(Value):
 
     format_number: int = FORMAT_NUMBER
     name: str
-    kind: Literal["onnx", "pyfunc"]
-    """What executes it: ONNX Runtime, or MLflow's pyfunc for models that ONNX cannot express."""
+    kind: ModelKind
+    """What executes it: ONNX Runtime, MLflow's pyfunc or the model's own library, Python code in
+    the bundle, or an ensemble of bundles in the bundle."""
     model_file: str
     """Relative path of the file or folder that is executed."""
+    entry: str | None = None
+    """`module:name` of the class or function that Python code in the bundle is entered by."""
     task: Task
     signature: Signature
     feature_columns: tuple[str, ...] = ()
@@ -347,6 +354,15 @@ def copy_bundle(parent: Bundle, target: Path, *, replace: bool = False) -> Bundl
     return Bundle.open(target)
 
 
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy a bundle's files but for what Fairlead itself knows of it; bundles in it stay whole."""
+
+    def own(folder: str, names: list[str]) -> list[str]:
+        return [_FOLDER] if Path(folder) == source and _FOLDER in names else []
+
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=own)
+
+
 def derive_bundle(
     parent: Bundle,
     target: Path,
@@ -386,9 +402,7 @@ def derive_bundle(
         )
 
     def fill(folder: Path) -> None:
-        shutil.copytree(
-            parent.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_FOLDER)
-        )
+        copy_model_files(parent.path, folder)
         if model is not None:
             file = folder / parent.manifest.model_file
             file.write_bytes(model)

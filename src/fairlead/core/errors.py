@@ -5,7 +5,8 @@ FairleadError
 │   ├── ConfigError                    a setting that is unknown or out of range
 │   └── PlanError                      a plan file that cannot be bound or run
 ├── ModelError (ValueError)            a model that cannot be read, converted or executed
-│   └── UntrustedError                 a model whose loading would run code that nobody approved
+│   ├── UntrustedError                 a model whose loading would run code that nobody approved
+│   └── ModelCodeError                 code in a bundle that broke, not for want of good input
 ├── DataError (ValueError)             rows that do not fit: missing column, empty, unreadable
 │   └── SignatureError                 a tensor of the wrong name, dtype or shape
 ├── BundleError (ValueError)           a bundle that is incomplete or of another format
@@ -81,6 +82,12 @@ class UntrustedError(ModelError):
     """Loading the model would execute code that nobody approved."""
 
     code = "untrusted"
+
+
+class ModelCodeError(ModelError):
+    """Code that came with a model broke; its message names the function, its cause the reason."""
+
+    code = "model-code"
 
 
 class DataError(FairleadError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fairlead.core.signature import Signature
 
-__all__ = ["Array", "Feeds", "Progress", "Runner", "SilentProgress"]
+__all__ = ["Array", "Feeds", "Progress", "Runner", "SilentProgress", "StreamingRunner"]
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -40,6 +40,27 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free what the model holds."""
+
+
+@runtime_checkable
+class StreamingRunner(Runner, Protocol):
+    """A loaded model that may give its answer piece by piece."""
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether it does; `stream` is for such models only."""
+
+    def stream(self, feeds: Feeds) -> Iterator[dict[str, Array]]:
+        """Execute the model on one batch and yield its answer in pieces.
+
+        Each piece has the outputs of the signature that it adds to, first dimension the rows.
+        `run` gives the same answer in one: text joined row by row, other arrays joined along
+        their second dimension, and of outputs with one value per row the last.
+
+        Raises:
+            SignatureError: An input is missing or of the wrong dtype or shape.
+            ModelError: The model failed, at the beginning or in the middle.
+        """
 
 
 class Progress(Protocol):

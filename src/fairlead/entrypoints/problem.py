@@ -29,6 +29,7 @@ PROBLEMS: dict[type[errors.FairleadError], Problem] = {
     errors.PlanError: Problem(2, 400),
     errors.ModelError: Problem(2, 422),
     errors.UntrustedError: Problem(2, 403),
+    errors.ModelCodeError: Problem(2, 500),
     errors.DataError: Problem(2, 400),
     errors.SignatureError: Problem(2, 400),
     errors.BundleError: Problem(2, 422),

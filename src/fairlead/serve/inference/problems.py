@@ -13,6 +13,7 @@ STATUSES: dict[type[errors.FairleadError], int] = {
     errors.PlanError: 400,
     errors.ModelError: 422,
     errors.UntrustedError: 403,
+    errors.ModelCodeError: 500,
     errors.DataError: 400,
     errors.SignatureError: 400,
     errors.BundleError: 422,
