@@ -1,48 +1,53 @@
-"""The ten skills, in data-flow order."""
+"""The ten skills, in data-flow order.
+
+A card is loaded when it is asked for: naming the command of one skill does not import the others.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from fairlead.core.card import SkillCard
 from fairlead.core.errors import UsageError
-from fairlead.mlops.pipelines.card import CARD as PIPELINES
-from fairlead.mlops.tracking.card import CARD as TRACKING
-from fairlead.observe.debugging.card import CARD as DEBUGGING
-from fairlead.observe.monitoring.card import CARD as MONITORING
-from fairlead.optimize.compression.card import CARD as COMPRESSION
-from fairlead.optimize.hardware.card import CARD as HARDWARE
-from fairlead.optimize.quantization.card import CARD as QUANTIZATION
-from fairlead.serve.inference.card import CARD as INFERENCE
-from fairlead.serve.rollout.card import CARD as ROLLOUT
-from fairlead.serve.scaling.card import CARD as SCALING
+
+if TYPE_CHECKING:
+    CARDS: tuple[SkillCard, ...]
 
 __all__ = ["CARDS", "find_card"]
 
-CARDS: Final[tuple[SkillCard, ...]] = (
-    TRACKING,
-    PIPELINES,
-    HARDWARE,
-    QUANTIZATION,
-    COMPRESSION,
-    INFERENCE,
-    ROLLOUT,
-    SCALING,
-    MONITORING,
-    DEBUGGING,
-)
-"""Every skill once, in the order in which work usually happens."""
+_PLACES: Final = {
+    "experiment-tracking-and-versioning": "mlops.tracking",
+    "mlops-pipeline-automation": "mlops.pipelines",
+    "hardware-optimization-strategies": "optimize.hardware",
+    "quantization-for-inference": "optimize.quantization",
+    "model-compression-techniques": "optimize.compression",
+    "model-serving-patterns": "serve.inference",
+    "deployment-strategies": "serve.rollout",
+    "scaling-and-load-balancing": "serve.scaling",
+    "production-monitoring-and-alerting": "observe.monitoring",
+    "production-debugging-techniques": "observe.debugging",
+}
+"""Package of every skill, in the order in which work usually happens."""
 
 
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (the type is declared above)
+    if name == "CARDS":
+        return tuple(find_card(skill_id) for skill_id in _PLACES)
+    raise AttributeError(f"module 'fairlead.catalog' has no attribute {name!r}")
+
+
+@lru_cache
 def find_card(skill_id: str) -> SkillCard:
     """Return the card of a skill.
 
     Raises:
         UsageError: There is no such skill; the hint lists the ten.
     """
-    for card in CARDS:
-        if card.id == skill_id:
-            return card
-    raise UsageError(
-        f"there is no skill `{skill_id}`", hint=f"the skills are {', '.join(c.id for c in CARDS)}"
-    )
+    if skill_id not in _PLACES:
+        raise UsageError(
+            f"there is no skill `{skill_id}`", hint=f"the skills are {', '.join(_PLACES)}"
+        )
+    card = import_module(f"fairlead.{_PLACES[skill_id]}.card").CARD
+    return SkillCard.model_validate(card)

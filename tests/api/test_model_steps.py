@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fairlead.api import Context, follow
-from fairlead.api.release import release
+from fairlead.api.releasing import release
 from fairlead.api.tracking import list_versions, register
 from fairlead.backends.datasets import load_dataset
 from fairlead.core.dataset import Dataset

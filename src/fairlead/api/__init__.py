@@ -1,22 +1,29 @@
-"""The only way in: `pack`, ten verbs, `ask`, `plan` and `follow`."""
+"""The only way in: `pack`, ten verbs, `ask`, `plan` and `follow`.
+
+The names below load on first use, so that asking a question does not import ten skills.
+"""
 
 from __future__ import annotations
 
-from fairlead.api.context import Context
-from fairlead.api.following import follow
-from fairlead.api.observing import diagnose, monitor
-from fairlead.api.optimizing import compress, quantize, tune
-from fairlead.api.packing import pack
-from fairlead.api.pipelines import run_pipeline
-from fairlead.api.plan_file import read_plan, write_plan
-from fairlead.api.planning import plan
-from fairlead.api.release import release
-from fairlead.api.rollout import roll_out
-from fairlead.api.routing import ask
-from fairlead.api.scaling import load_test, scale
-from fairlead.api.serving import score_batch, serve
-from fairlead.api.tracking import list_runs, register, resolve, track, tracked
-from fairlead.mlops.pipelines import PipelineStep
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from fairlead.api.context import Context
+    from fairlead.api.following import follow
+    from fairlead.api.observing import diagnose, monitor
+    from fairlead.api.optimizing import compress, quantize, tune
+    from fairlead.api.packing import pack
+    from fairlead.api.pipelines import run_pipeline
+    from fairlead.api.plan_file import read_plan, write_plan
+    from fairlead.api.planning import plan
+    from fairlead.api.releasing import release
+    from fairlead.api.rollout import roll_out
+    from fairlead.api.routing import ask
+    from fairlead.api.scaling import load_test, scale
+    from fairlead.api.serving import score_batch, serve
+    from fairlead.api.tracking import list_runs, register, resolve, track, tracked
+    from fairlead.mlops.pipelines import PipelineStep
 
 __all__ = [
     "Context",
@@ -45,3 +52,34 @@ __all__ = [
     "tune",
     "write_plan",
 ]
+
+_HOMES: Final = {
+    "context": ("Context",),
+    "following": ("follow",),
+    "observing": ("diagnose", "monitor"),
+    "optimizing": ("compress", "quantize", "tune"),
+    "packing": ("pack",),
+    "pipelines": ("PipelineStep", "run_pipeline"),
+    "plan_file": ("read_plan", "write_plan"),
+    "planning": ("plan",),
+    "releasing": ("release",),
+    "rollout": ("roll_out",),
+    "routing": ("ask",),
+    "scaling": ("load_test", "scale"),
+    "serving": ("score_batch", "serve"),
+    "tracking": ("list_runs", "register", "resolve", "track", "tracked"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (the types are declared above)
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fairlead.api' has no attribute {name!r}")
+    found = getattr(import_module(f"fairlead.api.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

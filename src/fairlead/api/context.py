@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fairlead.core.evidence import EvidenceStore
 from fairlead.core.ports import Progress, SilentProgress
-from fairlead.core.report import Outcome
 from fairlead.core.settings import Settings
 from fairlead.core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from fairlead.core.report import Outcome
 
 __all__ = ["Context"]
 

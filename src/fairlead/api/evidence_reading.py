@@ -10,7 +10,6 @@ from typing import Final
 
 from fairlead.api.context import Context
 from fairlead.api.source_rows import Sources, bundle_of, labelled, load_rows
-from fairlead.core.artifact import Artifact
 from fairlead.core.evidence import Evidence
 
 __all__ = ["for_router", "known_evidence"]
@@ -62,6 +61,8 @@ def _subjects(sources: Sources, context: Context) -> tuple[str, ...]:
     """Return what measurements of these sources are filed under."""
     found: list[str] = []
     if sources.model is not None:
+        from fairlead.core.artifact import Artifact
+
         bundle = bundle_of(sources)
         own = None if bundle is None else bundle.digest
         found.append(own or Artifact.from_reference(sources.model).digest)

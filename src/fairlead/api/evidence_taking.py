@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fairlead.api.context import Context
 from fairlead.api.source_rows import Sources, bundle_of, labelled, load_rows
-from fairlead.core.artifact import Artifact
-from fairlead.core.bundle import Bundle
-from fairlead.core.dataset import bind
 from fairlead.core.errors import NotFoundError, UsageError
 from fairlead.core.evidence import Evidence
 from fairlead.core.files import digest_bytes
-from fairlead.core.ports import Feeds
 from fairlead.router.answers import QuestionId
+
+if TYPE_CHECKING:
+    from fairlead.core.artifact import Artifact
+    from fairlead.core.bundle import Bundle
+    from fairlead.core.ports import Feeds
 
 __all__ = ["is_measurable", "take_evidence"]
 
@@ -55,6 +56,7 @@ def _time(sources: Sources, context: Context) -> list[Evidence]:
         context.progress.begin(f"time the requests of {place.service}")
         return time_service(place, _feeds(place.url, place.service, sources))
     from fairlead.api.in_process_timing import time_in_process
+    from fairlead.core.artifact import Artifact
 
     context.progress.begin("time requests in this process")
     artifact = Artifact.from_reference(sources.model or "")
@@ -104,6 +106,8 @@ _TAKERS: Final[dict[QuestionId, tuple[Callable[[Sources, Context], list[Evidence
 
 def _bundle(artifact: Artifact, sources: Sources, context: Context) -> Bundle:
     """Open a bundle; a model that is none yet is packed into the workspace once."""
+    from fairlead.core.bundle import Bundle
+
     if artifact.format == "bundle":
         return Bundle.open(artifact.path or "")
     from fairlead.api.packing import pack
@@ -130,6 +134,7 @@ def _feeds(url: str, service: str, sources: Sources) -> Feeds | None:
     if sources.data is None:
         return None
     from fairlead.backends.senders import read_model
+    from fairlead.core.dataset import bind
 
     signature = read_model(url, service).signature
     rows = load_rows(sources)

@@ -15,7 +15,7 @@ from fairlead.api.blueprints import (
 )
 from fairlead.api.optimizing import compress, quantize, tune
 from fairlead.api.packing import pack
-from fairlead.api.release import release
+from fairlead.api.releasing import release
 from fairlead.api.step_outcome import StepDone
 from fairlead.api.tracking import list_runs, register, tracked
 from fairlead.core.bundle import Bundle

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fairlead.core.artifact import Artifact
-from fairlead.core.bundle import Bundle
-from fairlead.core.dataset import Dataset
 from fairlead.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from fairlead.core.bundle import Bundle
+    from fairlead.core.dataset import Dataset
 
 __all__ = ["Sources", "bundle_of", "labelled", "load_rows"]
 
@@ -40,6 +42,9 @@ def bundle_of(sources: Sources) -> Bundle | None:
         NotFoundError: There is no such model.
         BundleError: The bundle is not whole.
     """
+    from fairlead.core.artifact import Artifact
+    from fairlead.core.bundle import Bundle
+
     if sources.model is None:
         return None
     artifact = Artifact.from_reference(sources.model)
@@ -62,6 +67,8 @@ def load_rows(sources: Sources) -> Dataset:
 
 def labelled(rows: Dataset, bundle: Bundle) -> Dataset:
     """Take the labels from the bundle's own label column when nobody named one."""
+    from fairlead.core.dataset import Dataset
+
     name = bundle.manifest.label_column
     if rows.labels is not None or name is None or name not in rows.columns:
         return rows

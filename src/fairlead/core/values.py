@@ -15,7 +15,10 @@ __all__ = ["Config", "Value", "describe_validation_error"]
 class Value(BaseModel):
     """A frozen value that refuses unknown keys; two equal values are interchangeable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    # A command uses few of the values that its modules define: each is built on first use.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=True, defer_build=True
+    )
 
 
 class Config(Value):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from typer.exceptions import TyperException
@@ -15,34 +18,21 @@ from typer.exceptions import TyperException
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
 from fairlead.core.files import refused_by_system
-from fairlead.entrypoints.cli import (
-    demo,
-    front,
-    guides,
-    mlops,
-    observe,
-    optimize,
-    router,
-    serve,
-)
+from fairlead.entrypoints.cli import front
 from fairlead.entrypoints.cli.mcp import mcp_command
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
 
-__all__ = ["app", "main"]
+__all__ = ["build_app", "main"]
 
 _INTERRUPTED = 130
 _LONGEST = 1200
 """Characters of a message that are shown."""
 
-app = typer.Typer(
-    name="fairlead",
-    help="Take a trained model to production and keep it there.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+_GROUPS: Final = ("demo", "guides", "router", "optimize", "serve", "mlops", "observe")
+"""Modules beside this one that hold a group of commands."""
+_SINGLE: Final = frozenset({"ask", "plan", "run", "pack", "mcp"})
+"""Commands at the root; to run one, no group has to be built."""
 
 
 def _version(is_asked: bool) -> None:
@@ -51,7 +41,6 @@ def _version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
     version: Annotated[
@@ -61,20 +50,36 @@ def root(
     """Describe a production problem, get a route, and run it on your own model."""
 
 
-front.register(app)
-app.command("pack")(pack_command)
-app.command("mcp")(mcp_command)
-app.add_typer(demo.app, name="demo")
-app.add_typer(guides.app, name="guides")
-app.add_typer(router.app, name="router")
-app.add_typer(optimize.app, name="optimize")
-app.add_typer(serve.app, name="serve")
-app.add_typer(mlops.app, name="mlops")
-app.add_typer(observe.app, name="observe")
+def build_app(words: Sequence[str] = ()) -> typer.Typer:
+    """Build the command line, or as much of it as these words need.
+
+    Args:
+        words: What the user typed; without any the command line is whole.
+    """
+    app = typer.Typer(
+        name="fairlead",
+        help="Take a trained model to production and keep it there.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(root)
+    front.register(app)
+    app.command("pack")(pack_command)
+    app.command("mcp")(mcp_command)
+    first = words[0] if words else ""
+    needed = () if first in _SINGLE else (first,) if first in _GROUPS else _GROUPS
+    for group in needed:
+        module = import_module(f"fairlead.entrypoints.cli.{group}")
+        app.add_typer(module.app, name=group)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the right exit code."""
+    # What is imported stays: looking for garbage among it costs a tenth of a short command.
+    gc.set_threshold(20_000)
     _mend_streams()
     words = sys.argv[1:] if arguments is None else arguments
     own = words[: words.index("--")] if "--" in words else words
@@ -94,7 +99,7 @@ def _mend_streams() -> None:
 
 def _run(words: list[str], *, is_debug: bool) -> int:
     try:
-        result = app(words, standalone_mode=False, prog_name="fairlead")
+        result = build_app(words)(words, standalone_mode=False, prog_name="fairlead")
     except typer.Exit as exc:
         return int(exc.exit_code)
     except TyperException as exc:

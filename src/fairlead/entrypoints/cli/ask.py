@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -204,7 +205,8 @@ def _ask(text: str, answers: list[str], given: Given) -> Consultation:
     from fairlead.api.source_rows import Sources
 
     sources = Sources(given.model, given.data, given.labels, given.url, given.slo_ms, given.trust)
-    with progress() as bars:
+    # Words are read at once; only a measurement takes long enough to be watched.
+    with progress() if given.measure else nullcontext() as bars:
         try:
             context = Context.open(progress=bars)
         except WorkspaceError:

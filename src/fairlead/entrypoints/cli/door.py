@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairlead.core.report import Outcome, Report
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+    from fairlead.core.report import Outcome, Report
 
 __all__ = ["JsonFlag", "TerminalProgress", "finish", "progress", "show", "talk"]
 
