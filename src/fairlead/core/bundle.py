@@ -33,6 +33,7 @@ from fairlead.core.signature import Signature
 from fairlead.core.values import Value, describe_validation_error
 
 __all__ = [
+    "DIGESTS",
     "FORMAT_NUMBER",
     "Bundle",
     "BundleManifest",
@@ -56,7 +57,8 @@ Task = Literal["classification", "regression", "other"]
 ModelKind = Literal["onnx", "pyfunc", "python", "ensemble"]
 
 _FOLDER = "fairlead"
-_DIGESTS = f"{_FOLDER}/digests.json"
+DIGESTS = f"{_FOLDER}/digests.json"
+"""File with the digest of every other file; its own digest is that of the bundle."""
 _MANIFEST = f"{_FOLDER}/bundle.json"
 
 
@@ -203,7 +205,7 @@ class Bundle:
             runtime=_read(folder, "runtime", RuntimeSettings),
             scores=_read(folder, "scores", Scores),
             provenance=_read(folder, "provenance", Provenance),
-            digest=digest_file(folder / _DIGESTS),
+            digest=digest_file(folder / DIGESTS),
         )
 
     @property
@@ -270,8 +272,8 @@ def _check_format(folder: Path) -> None:
 
 
 def _check_digests(folder: Path) -> None:
-    expected = _load_json(folder / _DIGESTS)
-    found = digest_tree(folder, without=frozenset({_DIGESTS}))
+    expected = _load_json(folder / DIGESTS)
+    found = digest_tree(folder, without=frozenset({DIGESTS}))
     changed = sorted(n for n in set(expected) | set(found) if expected.get(n) != found.get(n))
     if not changed:
         return
@@ -338,7 +340,7 @@ def write_bundle(
         }
         for name, value in parts.items():
             write_json(folder / _FOLDER / f"{name}.json", value.model_dump(mode="json"))
-        write_json(folder / _DIGESTS, digest_tree(folder, without=frozenset({_DIGESTS})))
+        write_json(folder / DIGESTS, digest_tree(folder, without=frozenset({DIGESTS})))
     return Bundle.open(target, verify=False)
 
 

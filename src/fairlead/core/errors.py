@@ -23,7 +23,8 @@ FairleadError
 │   └── RateLimitedError               a known caller that asks more often than it may
 ├── EndpointError (ConnectionError)    a server that cannot be reached, started or understood
 │   ├── PortInUseError                 another process holds the port
-│   └── OverloadedError                the server refused work to protect itself
+│   ├── OverloadedError                the server refused work to protect itself
+│   └── UnavailableError               a model that the server knows but does not hold now
 └── MissingExtraError (ImportError)    an optional library that is not installed
 
 `entrypoints.problem` maps each of them to an exit code and an HTTP status.
@@ -199,6 +200,12 @@ class OverloadedError(EndpointError):
     """The server refused the request to protect the ones it already holds."""
 
     code = "overloaded"
+
+
+class UnavailableError(EndpointError):
+    """The server knows the model, but does not hold it now: unloaded, loading or failed."""
+
+    code = "unavailable"
 
 
 class MissingExtraError(FairleadError, ImportError):

@@ -47,6 +47,7 @@ PROBLEMS: dict[type[errors.FairleadError], Problem] = {
     errors.EndpointError: Problem(2, 502),
     errors.PortInUseError: Problem(2, 503),
     errors.OverloadedError: Problem(2, 503),
+    errors.UnavailableError: Problem(2, 503),
     errors.MissingExtraError: Problem(2, 501),
 }
 

@@ -31,6 +31,7 @@ STATUSES: dict[type[errors.FairleadError], int] = {
     errors.EndpointError: 502,
     errors.PortInUseError: 503,
     errors.OverloadedError: 503,
+    errors.UnavailableError: 503,
     errors.MissingExtraError: 501,
 }
 
