@@ -20,6 +20,7 @@ class GuardedRequest(NamedTuple):
         model: Model that it asks for; None for the default one, or where no model is meant.
         is_admin: Whether it changes or reveals how the server is run. Paths that are known to
             do so are taken for such whatever this says.
+        origin: The header `Origin`, which browsers send for pages of other servers, or None.
     """
 
     method: str
@@ -30,6 +31,7 @@ class GuardedRequest(NamedTuple):
     certificate_subject: str | None = None
     model: str | None = None
     is_admin: bool = False
+    origin: str | None = None
 
 
 class Caller(NamedTuple):
