@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,16 @@ from fairlead.measure.quality import run_batches
 from fairlead.serve.inference.batching import BatchQueue, QueueLimits
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.examples import example_feeds
+from fairlead.serve.inference.intake import Intake
 from fairlead.serve.inference.methods import METHODS
+from fairlead.serve.inference.padding import Padding
 
 __all__ = ["Arm", "check_same_inputs", "free_signature", "open_arm"]
 
 _log = logging.getLogger(__name__)
 _WARM_ROWS = 3
 _JOIN_TOLERANCE = 0.1
+_SHORT, _LONG = 5, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,7 @@ class Arm:
         signature: What it takes and gives; the first dimension of batches is free.
         runner: The loaded model.
         queue: What waits for it.
+        intake: Checks what is asked of it.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Arm:
     signature: Signature
     runner: Runner
     queue: BatchQueue
+    intake: Intake
 
     @property
     def version(self) -> str:
@@ -54,7 +60,13 @@ class Arm:
 
 
 def open_arm(
-    name: str, bundle: Bundle, config: ServingConfig, *, cores: int, trust: bool = False
+    name: str,
+    bundle: Bundle,
+    config: ServingConfig,
+    *,
+    cores: int,
+    trust: bool = False,
+    model: str = "",
 ) -> Arm:
     """Load a bundle's model, run it once or twice, and put a queue in front of it.
 
@@ -64,6 +76,7 @@ def open_arm(
         config: Settings of serving.
         cores: CPU cores that this arm may use.
         trust: Whether code that came with the model may run.
+        model: Name of the model; the bundle's own where it is "".
 
     Raises:
         UntrustedError: Loading would run code, and `trust` is off.
@@ -86,14 +99,17 @@ def open_arm(
 
     can_split = _has_rows(signature)
     is_joinable = _warm_up(bundle, runner, signature) and config.batching != "request-at-a-time"
+    padding = _prove_padding(bundle, runner, signature, config) if is_joinable else None
     queue = BatchQueue(
         run,
         take=METHODS[config.batching],
         is_joinable=is_joinable,
         limits=_limits(config, runtime, max_rows, threads, cores),
         name=name,
+        padding=padding,
     )
-    return Arm(name, bundle, signature, runner, queue)
+    intake = Intake(signature, max_rows=config.max_request_rows)
+    return Arm(name, bundle, signature, runner, queue, intake)
 
 
 def _limits(
@@ -103,6 +119,8 @@ def _limits(
         max_batch_rows=max_rows,
         max_wait_s=runtime.max_batch_wait_ms / 1e3,
         max_pending=config.max_pending_requests,
+        max_delay_s=config.max_queue_delay_ms / 1e3,
+        latency_budget_s=(config.latency_budget_ms or math.inf) / 1e3,
         inline_s=config.inline_run_ms / 1e3,
         parallel_runs=max(1, cores // threads),
     )
@@ -162,6 +180,38 @@ def _warm_up(bundle: Bundle, runner: Runner, signature: Signature) -> bool:
     if not is_joinable:
         _log.warning("rows of %s influence one another, so its requests run alone", bundle.path)
     return is_joinable
+
+
+def _prove_padding(
+    bundle: Bundle, runner: Runner, signature: Signature, config: ServingConfig
+) -> Padding | None:
+    """Return the padding of a model once example rows gave the same answer with and without it."""
+    padding = Padding.for_signature(config.padding, signature)
+    if padding is None:
+        if config.padding:
+            _log.warning("%s takes no sequences that all have a padding value", bundle.path)
+        return None
+    try:
+        short, long = (_sequences(signature, length) for length in (_SHORT, _LONG))
+        joined = padding.join([short, long])
+        outputs = {name: array[:1] for name, array in runner.run(joined).items()}
+        found = padding.cut(outputs, short, joined)
+        expected = runner.run(short)
+    except (FairleadError, ValueError) as exc:
+        _log.warning("padding of %s failed, so lengths are kept apart: %s", bundle.path, exc)
+        return None
+    if all(_agree(found[name], array) for name, array in expected.items()):
+        return padding
+    _log.warning("%s sees its padding, so its requests of other lengths run apart", bundle.path)
+    return None
+
+
+def _sequences(signature: Signature, length: int) -> dict[str, Array]:
+    """Return one row of ones per input: tokens that exist, and a mask that shows all of them."""
+    return {
+        spec.name: np.ones((1, length, *spec.shape[2:]), spec.numpy_dtype)
+        for spec in signature.inputs
+    }
 
 
 def _agree(one: Array, other: Array) -> bool:

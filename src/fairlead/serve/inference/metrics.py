@@ -76,8 +76,8 @@ class ServingMetrics:
 
         self._service = service
         self._logged = logged
-        self._arms: dict[tuple[str, str], _ArmTally] = {}
-        self._requests: Counter[tuple[str, str, int]] = Counter()
+        self._arms: dict[tuple[str, str, str], _ArmTally] = {}
+        self._requests: Counter[tuple[str, str, str, int]] = Counter()
         self._dataplane: Dataplane | None = None
         self.registry = prom.CollectorRegistry()
         self.registry.register(self)
@@ -91,7 +91,7 @@ class ServingMetrics:
             self._count(served)
 
     def _count(self, served: ServedRequest) -> None:
-        key = (served.arm.version, served.arm.name)
+        key = (served.arm.model, served.arm.version, served.arm.name)
         self._requests[(*key, served.status)] += 1
         tally = self._arms.get(key)
         if tally is None:
@@ -106,7 +106,7 @@ class ServingMetrics:
 
     def count_rejected(self, status: int) -> None:
         """Count one request that no arm took."""
-        self._requests["", "none", status] += 1
+        self._requests[self._service, "", "none", status] += 1
 
     def render(self, dataplane: Dataplane) -> bytes:
         """Return everything in Prometheus's text format."""
@@ -122,8 +122,8 @@ class ServingMetrics:
             "Requests by how they ended.",
             labels=("model", "version", "arm", "status"),
         )
-        for (version, arm, status), count in sorted(self._requests.items()):
-            requests.add_metric((self._service, version, arm, str(status)), count)
+        for (model, version, arm, status), count in sorted(self._requests.items()):
+            requests.add_metric((model, version, arm, str(status)), count)
         yield requests
         yield from self._times()
         written, dropped = self._logged()
@@ -149,14 +149,13 @@ class ServingMetrics:
         }  # fmt: skip
         for name, (text, choose, unit) in kinds.items():
             family = HistogramMetricFamily(name, text, labels=labels)
-            for (version, arm), tallies in sorted(self._arms.items()):
+            for where, tallies in sorted(self._arms.items()):
                 tally = choose(tallies)
-                where = (self._service, version, arm)
                 family.add_metric(where, tally.buckets(unit), sum_value=tally.total / unit)
             yield family
         rows = CounterMetricFamily("fairlead_rows", "Rows that were predicted.", labels=labels)
-        for (version, arm), tallies in sorted(self._arms.items()):
-            rows.add_metric((self._service, version, arm), tallies.rows)
+        for where, tallies in sorted(self._arms.items()):
+            rows.add_metric(where, tallies.rows)
         yield rows
 
     def _gauges(self) -> Iterator[Any]:
