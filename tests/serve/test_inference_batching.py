@@ -46,8 +46,25 @@ def rows(*values):
     return {"x": np.array(values, np.float32).reshape(-1, 1)}
 
 
+handles = {}
+
+
+def submit(queue, feeds, **options):
+    """Queue a request; the future is its ending."""
+    future = asyncio.get_running_loop().create_future()
+
+    def done(ending):
+        if isinstance(ending, Exception):
+            future.set_exception(ending)
+        else:
+            future.set_result(ending)
+
+    handles[future] = queue.submit(feeds, len(feeds["x"]), done, **options)
+    return future
+
+
 async def ask(queue, *requests):
-    futures = [queue.submit(feeds, len(feeds["x"])) for feeds in requests]
+    futures = [submit(queue, feeds) for feeds in requests]
     found = await asyncio.gather(*futures, return_exceptions=True)
     return [
         item if isinstance(item, Exception) else item.outputs["y"].ravel().tolist()
@@ -124,9 +141,9 @@ def test_a_full_queue_refuses_and_recovers():
 
     async def live():
         queue = queue_of(Doubler(gate), max_pending=2)
-        held = [queue.submit(rows(i), 1) for i in (1, 2)]
+        held = [submit(queue, rows(i)) for i in (1, 2)]
         with pytest.raises(OverloadedError, match="holds 2 requests"):
-            queue.submit(rows(3), 1)
+            submit(queue, rows(3))
         gate.set()
         await asyncio.gather(*held)
         assert await ask(queue, rows(3)) == [[6]]
@@ -142,10 +159,10 @@ def test_who_no_longer_waits_is_not_run():
 
     async def live():
         queue = queue_of(model, max_batch_rows=1)
-        first = queue.submit(rows(1), 1)
-        second = queue.submit(rows(2), 1)
+        first = submit(queue, rows(1))
+        second = submit(queue, rows(2))
         await asyncio.sleep(0)
-        second.cancel()
+        queue.cancel(handles.pop(second))
         gate.set()
         await first
         assert await ask(queue, rows(3)) == [[6]]

@@ -39,6 +39,7 @@ class Arm:
         runner: The loaded model.
         queue: What waits for it.
         intake: Checks what is asked of it.
+        model: Name of the model that it answers for.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Arm:
     runner: Runner
     queue: BatchQueue
     intake: Intake
+    model: str = ""
 
     @property
     def version(self) -> str:
@@ -109,7 +111,7 @@ def open_arm(
         padding=padding,
     )
     intake = Intake(signature, max_rows=config.max_request_rows)
-    return Arm(name, bundle, signature, runner, queue, intake)
+    return Arm(name, bundle, signature, runner, queue, intake, model or bundle.name)
 
 
 def _limits(

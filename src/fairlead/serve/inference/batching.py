@@ -1,7 +1,8 @@
 """The queue in front of a model: bounded, joined by the tick of the event loop, and fair.
 
 A request joins what has arrived in the same tick. Short runs happen in the loop's own thread,
-longer ones in a few threads while the next batch gathers.
+longer ones in a few threads while the next batch gathers. Nothing whose time is up is ever run,
+and what would wait too long is refused at the door.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,13 +19,16 @@ import numpy as np
 
 from fairlead.core.errors import OverloadedError
 from fairlead.core.ports import Array
-from fairlead.serve.inference.methods.queue import BatchResult, Take, Waiting
+from fairlead.serve.inference.methods.queue import BatchResult, Done, Take, Waiting
+from fairlead.serve.inference.pace import Pace
+from fairlead.serve.inference.padding import Padding
 
 __all__ = ["BatchQueue", "BatchResult", "QueueLimits"]
 
 Run = Callable[[dict[str, Array]], dict[str, Array]]
 
-_RECENT_RUNS = 9
+_PATIENCE = {-1: 0.5, 0: 1.0, 1: 2.0}
+"""Priority → how much of the longest wait, and of the room, it may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,9 @@ class QueueLimits:
         max_wait_s: Longest time that a batch which is not full waits for more, in seconds; a
             lone request never waits.
         max_pending: Requests that may wait or run.
+        max_delay_s: Requests that would wait longer for the model than this are refused.
+        latency_budget_s: Batches are kept so small that a request ends within this time, where
+            the model allows it; infinite for as large as they may be.
         inline_s: Batches expected to run shorter than this run in the event loop's thread.
         parallel_runs: Batches that may run at the same time in threads.
     """
@@ -43,6 +50,8 @@ class QueueLimits:
     max_batch_rows: int = 32
     max_wait_s: float = 0.0
     max_pending: int = 1024
+    max_delay_s: float = math.inf
+    latency_budget_s: float = math.inf
     inline_s: float = 2e-4
     parallel_runs: int = 1
 
@@ -51,7 +60,14 @@ class BatchQueue:
     """Runs waiting requests of one arm; lives in one event loop."""
 
     def __init__(
-        self, run: Run, *, take: Take, is_joinable: bool, limits: QueueLimits, name: str
+        self,
+        run: Run,
+        *,
+        take: Take,
+        is_joinable: bool,
+        limits: QueueLimits,
+        name: str,
+        padding: Padding | None = None,
     ) -> None:
         """Prepare the queue.
 
@@ -61,18 +77,23 @@ class BatchQueue:
             is_joinable: Whether rows of several requests may run together.
             limits: How much it may hold.
             name: Name of the arm, for threads and messages.
+            padding: Makes sequences of different lengths one batch; None keeps them apart.
         """
         self._run = run
         self._take = take
         self.is_joinable = is_joinable
         self._limits = limits
         self._name = name
+        self._padding = padding
+        self._pace = Pace()
         self._waiting: deque[Waiting] = deque()
-        self._running = 0
+        self._running: list[list[Waiting]] = []
+        self._rows = 0
         self._pending = 0
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_RUNS)
+        self._reaper: asyncio.TimerHandle | None = None
+        self._reaps_at = math.inf
         self._executor = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}")
 
     @property
@@ -81,43 +102,138 @@ class BatchQueue:
         return self._pending
 
     @property
+    def expected_wait_s(self) -> float:
+        """Seconds that a request which came now would wait for the model."""
+        return self._pace.wait_s(self._rows, self._limits.parallel_runs)
+
+    @property
     def retry_after_s(self) -> int:
         """Whole seconds, at least 1, after which the queue will probably have room."""
-        expected_s = self._expected_s(sum(item.n_rows for item in self._waiting))
-        return max(1, math.ceil(expected_s)) if math.isfinite(expected_s) else 1
+        return max(1, math.ceil(self.expected_wait_s))
 
-    def submit(self, feeds: dict[str, Array], n_rows: int) -> asyncio.Future[BatchResult]:
-        """Queue one validated request.
+    def check_room(self, priority: int = 0, deadline: float = math.inf) -> None:
+        """Refuse a request that the queue could not serve; cheap enough to ask before decoding.
 
         Raises:
-            OverloadedError: The queue is full.
+            OverloadedError: The queue is full, or the request would wait too long.
         """
-        if self._pending >= self._limits.max_pending:
+        limits = self._limits
+        if self._pending >= limits.max_pending * (1.0 if priority >= 0 else _PATIENCE[priority]):
             raise OverloadedError(
                 f"`{self._name}` already holds {self._pending} requests",
                 hint=f"send it again in {self.retry_after_s} s, or add replicas",
             )
+        if not self._rows:
+            return
+        wait_s = self.expected_wait_s
+        patience_s = limits.max_delay_s * _PATIENCE[priority]
+        if wait_s > patience_s or wait_s > deadline - time.perf_counter():
+            raise OverloadedError(
+                f"`{self._name}` could begin with the request in {wait_s:.2g} s only, "
+                "which is too late",
+                hint=f"send it again in {self.retry_after_s} s, or add replicas",
+            )
+
+    def submit(
+        self,
+        feeds: dict[str, Array],
+        n_rows: int,
+        done: Done,
+        *,
+        deadline: float = math.inf,
+        priority: int = 0,
+    ) -> Waiting:
+        """Queue one validated request.
+
+        Args:
+            feeds: Its inputs.
+            n_rows: Its rows.
+            done: Hears once how it ended, in the event loop's thread.
+            deadline: When nobody waits any more, in seconds of `time.perf_counter`.
+            priority: 1 before others, 0 normal, -1 after others and refused first.
+
+        Returns:
+            A handle for `cancel`.
+
+        Raises:
+            OverloadedError: The queue is full, or the request would wait too long.
+        """
+        self.check_room(priority, deadline)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[BatchResult] = loop.create_future()
-        key = tuple(array.shape[1:] for array in feeds.values()) if self.is_joinable else None
-        self._waiting.append(Waiting(feeds, n_rows, key, time.perf_counter(), future))
+        item = Waiting(
+            feeds, n_rows, self._key(feeds), time.perf_counter(), done, deadline, priority
+        )
+        self._line_up(item)
+        self._rows += n_rows
         self._pending += 1
-        future.add_done_callback(self._leave)
+        if deadline < self._reaps_at:
+            self._reap_at(deadline, loop)
         if self._timer is not None and self._wait_for_company() <= 0:
             self._timer.cancel()
             self._timer, self._is_scheduled = None, False
         self._schedule(loop)
-        return future
+        return item
+
+    def cancel(self, item: Waiting) -> None:
+        """Forget a request that nobody waits for any more; it is not run if it has not begun."""
+        if not item.is_over:
+            item.is_over = True
+            self._pending -= 1
 
     def close(self) -> None:
         """Let running batches end and free the threads."""
+        for timer in (self._reaper, self._timer):
+            if timer is not None:
+                timer.cancel()
         self._executor.shutdown(wait=True)
 
-    def _leave(self, future: asyncio.Future[BatchResult]) -> None:  # noqa: ARG002 (callback)
-        self._pending -= 1
+    def _key(self, feeds: dict[str, Array]) -> Hashable | None:
+        if not self.is_joinable:
+            return None
+        if self._padding is not None:
+            return self._padding.key(feeds)
+        if len(feeds) == 1:
+            (array,) = feeds.values()
+            return array.shape[1:]
+        return tuple([array.shape[1:] for array in feeds.values()])
+
+    def _line_up(self, item: Waiting) -> None:
+        waiting = self._waiting
+        if not waiting or waiting[-1].priority >= item.priority:
+            waiting.append(item)
+            return
+        place = len(waiting)
+        while place and waiting[place - 1].priority < item.priority:
+            place -= 1
+        waiting.insert(place, item)
+
+    def _end(self, item: Waiting, result: BatchResult | Exception) -> None:
+        if not item.is_over:
+            item.is_over = True
+            self._pending -= 1
+            item.done(result)
+
+    def _reap_at(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()
+        self._reaps_at = when
+        delay_s = max(0.0, when - time.perf_counter())
+        self._reaper = loop.call_later(delay_s, self._reap, loop)
+
+    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End what has waited or run beyond its deadline."""
+        self._reaper, self._reaps_at = None, math.inf
+        now = time.perf_counter()
+        held = [*self._waiting, *(item for batch in self._running for item in batch)]
+        for item in held:
+            if item.deadline <= now:
+                self._end(item, TimeoutError())
+        soonest = min((item.deadline for item in held if not item.is_over), default=math.inf)
+        if soonest < self._reaps_at:
+            self._reap_at(soonest, loop)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop, delay_s: float = 0.0) -> None:
-        if self._is_scheduled or self._running >= self._limits.parallel_runs:
+        if self._is_scheduled or len(self._running) >= self._limits.parallel_runs:
             return
         self._is_scheduled = True
         # At the end of this tick, so that everything which arrived in it is seen.
@@ -128,68 +244,70 @@ class BatchQueue:
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled, self._timer = False, None
-        while self._waiting and self._waiting[0].future.done():
-            self._waiting.popleft()
+        self._drop_ended()
         if not self._waiting:
             return
         wait_s = self._wait_for_company()
         if wait_s > 0:
             self._schedule(loop, wait_s)
             return
-        taken = self._take(self._waiting, self._limits.max_batch_rows)
-        batch = [item for item in taken if not item.future.done()]
+        batch = []
+        now = time.perf_counter()
+        for item in self._take(self._waiting, self._batch_rows(now)):
+            self._rows -= item.n_rows
+            if item.is_over:
+                continue
+            if item.deadline <= now:
+                self._end(item, TimeoutError())
+            else:
+                batch.append(item)
         if batch:
             self._start(batch, loop)
         if self._waiting:
             self._schedule(loop)
 
+    def _drop_ended(self) -> None:
+        while self._waiting and self._waiting[0].is_over:
+            self._rows -= self._waiting.popleft().n_rows
+
+    def _batch_rows(self, now: float) -> int:
+        limits = self._limits
+        if limits.latency_budget_s == math.inf:
+            return limits.max_batch_rows
+        left_s = limits.latency_budget_s - (now - self._waiting[0].since)
+        fitting = self._pace.rows_within(max(left_s, limits.latency_budget_s / 4))
+        return max(1, int(min(limits.max_batch_rows, fitting)))
+
     def _wait_for_company(self) -> float:
         if self._limits.max_wait_s <= 0 or len(self._waiting) < 2:
             return 0.0
-        if sum(item.n_rows for item in self._waiting) >= self._limits.max_batch_rows:
+        if self._rows >= self._limits.max_batch_rows:
             return 0.0
         return self._limits.max_wait_s - (time.perf_counter() - self._waiting[0].since)
 
     def _start(self, batch: list[Waiting], loop: asyncio.AbstractEventLoop) -> None:
-        rows = sum(item.n_rows for item in batch)
-        if self._expected_s(rows) < self._limits.inline_s:
+        rows = batch[0].n_rows if len(batch) == 1 else sum([item.n_rows for item in batch])
+        if self._pace.expect_s(rows) < self._limits.inline_s:
             self._deliver(batch, self._execute(batch))
             return
-        self._running += 1
+        self._running.append(batch)
         work = loop.run_in_executor(self._executor, self._execute, batch)
 
         def finish(done: asyncio.Future[list[BatchResult | Exception]]) -> None:
-            self._running -= 1
+            self._running.remove(batch)
             self._deliver(batch, done.result())
             if self._waiting:
                 self._schedule(loop)
 
         work.add_done_callback(finish)
 
-    def _deliver(self, batch: list[Waiting], results: Sequence[BatchResult | Exception]) -> None:
-        ran = [result for result in results if isinstance(result, BatchResult)]
-        if ran:
-            self._learn(ran[0])
-        for item, result in zip(batch, results, strict=True):
-            if item.future.done():
-                continue
+    def _deliver(self, batch: list[Waiting], results: list[BatchResult | Exception]) -> None:
+        for result in results:
             if isinstance(result, BatchResult):
-                item.future.set_result(result)
-            else:
-                item.future.set_exception(result)
-
-    def _learn(self, result: BatchResult) -> None:
-        self._recent.append((result.run_ms / 1e3, result.batch_rows))
-
-    def _expected_s(self, rows: int) -> float:
-        """Seconds that a batch will take, the lower median by recent runs; infinite without one.
-
-        A smaller batch is taken to last as long as the one that ran: most of a short run does not
-        depend on the rows, and an arm that gets few requests must not look slower than its twin
-        that gets many. One run that the machine interrupted changes nothing.
-        """
-        guesses = sorted(run_s * max(1.0, rows / ran) for run_s, ran in self._recent)
-        return guesses[(len(guesses) - 1) // 2] if guesses else math.inf
+                self._pace.learn(result.run_ms / 1e3, result.batch_rows)
+                break
+        for item, result in zip(batch, results, strict=True):
+            self._end(item, result)
 
     def _execute(self, batch: list[Waiting]) -> list[BatchResult | Exception]:
         started = time.perf_counter()
@@ -205,29 +323,31 @@ class BatchQueue:
 
     def _alone(self, item: Waiting, started: float) -> BatchResult:
         outputs = self._run(item.feeds)
-        return _result(item, outputs, started, item.n_rows)
+        ended = time.perf_counter()
+        return BatchResult(
+            outputs, (started - item.since) * 1e3, (ended - started) * 1e3, item.n_rows
+        )
 
     def _together(self, batch: list[Waiting], started: float) -> list[BatchResult | Exception]:
-        names = batch[0].feeds
-        feeds = {name: np.concatenate([item.feeds[name] for item in batch]) for name in names}
-        outputs = self._run(feeds)
-        rows = sum(item.n_rows for item in batch)
+        feeds = self._joined(batch)
+        outputs = list(self._run(feeds).items())
+        run_ms = (time.perf_counter() - started) * 1e3
+        rows = sum([item.n_rows for item in batch])
         results: list[BatchResult | Exception] = []
         at = 0
         for item in batch:
             end = at + item.n_rows
-            share = {name: array[at:end] for name, array in outputs.items()}
-            results.append(_result(item, share, started, rows))
+            share = {name: array[at:end] for name, array in outputs}
+            if self._padding is not None:
+                share = self._padding.cut(share, item.feeds, feeds)
+            queue_ms = (started - item.since) * 1e3
+            results.append(BatchResult(share, queue_ms, run_ms, rows))
             at = end
         return results
 
-
-def _result(
-    item: Waiting, outputs: dict[str, Array], started: float, batch_rows: int
-) -> BatchResult:
-    return BatchResult(
-        outputs=outputs,
-        queue_ms=(started - item.since) * 1e3,
-        run_ms=(time.perf_counter() - started) * 1e3,
-        batch_rows=batch_rows,
-    )
+    def _joined(self, batch: list[Waiting]) -> dict[str, Array]:
+        if self._padding is not None:
+            return self._padding.join([item.feeds for item in batch])
+        return {
+            name: np.concatenate([item.feeds[name] for item in batch]) for name in batch[0].feeds
+        }

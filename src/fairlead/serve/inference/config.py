@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -22,12 +23,28 @@ class ServingConfig(Config):
     """Port to listen on; 0 takes a free one."""
     candidate_weight: float = Field(0.1, ge=0, le=1)
     """Share of the requests that the candidate gets at the start, when there is one."""
+    version_policy: str = Field("all", pattern=r"^(all|latest:[1-9]\d{0,5})$")
+    """Versions of a model that are loaded: `all`, or `latest:N`."""
+    memory_limit_mb: int | None = Field(None, ge=16)
+    """Memory that a server process may hold; models that were not used for longest are unloaded
+    above it, and loaded again when somebody asks for them. None is no limit."""
+    reload_every_s: float | None = Field(None, ge=0.05, le=3600)
+    """How often the folders of the bundles are looked at for new content, in seconds; None only
+    looks when a load is asked for."""
     batching: Literal["adaptive-batching", "request-at-a-time"] = "adaptive-batching"
     """Whether requests that arrive together run together."""
     max_batch_size: int | None = Field(None, ge=1, le=65536)
     """Most rows that run at once; None takes the bundle's tuned value."""
     max_pending_requests: int = Field(1024, ge=1)
     """Requests per arm that may wait or run; further ones are refused with 503."""
+    max_queue_delay_ms: float = Field(2000.0, gt=0, le=3_600_000)
+    """Requests that would wait longer than this for the model are refused at once with 503."""
+    latency_budget_ms: float | None = Field(None, gt=0, le=3_600_000)
+    """Batches stay so small that a request ends within this time; None lets them grow."""
+    padding: Mapping[str, float] = {}
+    """Input → what pads its sequences; lets sequences of different lengths run together."""
+    max_request_rows: int = Field(100_000, ge=1)
+    """Most rows of one request; more are refused with 400."""
     max_body_bytes: int = Field(64 << 20, ge=1024)
     """Largest request body, after decompression; larger ones are refused with 413."""
     request_timeout_s: float = Field(30.0, gt=0, le=3600)

@@ -7,20 +7,19 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from fairlead.core.errors import NotFoundError, OverloadedError, SignatureError
+from fairlead.core.errors import NotFoundError, OverloadedError
 from fairlead.core.ports import Array, Feeds
-from fairlead.core.signature import conform
 from fairlead.serve.inference.arms import Arm
-from fairlead.serve.inference.batching import BatchResult
-from fairlead.serve.inference.problems import describe, status_of
+from fairlead.serve.inference.methods.queue import BatchResult, Waiting
+from fairlead.serve.inference.problems import CLIENT_GONE, describe, status_of
 from fairlead.serve.inference.served import Observer, ServedRequest
 from fairlead.serve.inference.traffic import Traffic
 
-__all__ = ["Answer", "Dataplane", "InferenceRequest"]
+__all__ = ["Answer", "Call", "Dataplane", "InferenceRequest"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +69,120 @@ class Answer(NamedTuple):
     outputs: dict[str, Array]
 
 
+Done = Callable[[Answer | Exception], None]
+"""Hears once how a request ended, in the event loop's thread."""
+
+
+class Call:
+    """A request on its way through the dataplane."""
+
+    __slots__ = ("_dataplane", "_done", "_feeds", "_n_rows", "_waiting", "arm", "id", "request")
+
+    def __init__(
+        self, dataplane: Dataplane, request: InferenceRequest, call_id: str, arm: Arm, done: Done
+    ) -> None:
+        """Prepare the way of a request to an arm."""
+        self._dataplane = dataplane
+        self.request = request
+        self.id = call_id
+        self.arm = arm
+        self._done = done
+        self._feeds: dict[str, Array] | None = None
+        self._n_rows = 0
+        self._waiting: Waiting | None = None
+
+    def start(self, deadline: float) -> None:
+        """Validate the request and put it into the queue of its arm.
+
+        Raises:
+            SignatureError: The inputs do not fit.
+            OverloadedError: Too many requests wait already.
+            TimeoutError: Its time is already up.
+        """
+        request = self.request
+        try:
+            self._feeds, self._n_rows = self.arm.intake.check(request.feeds)
+            if deadline <= time.perf_counter():
+                raise TimeoutError
+            self._waiting = self.arm.queue.submit(
+                self._feeds, self._n_rows, self.end, deadline=deadline, priority=request.priority
+            )
+        except Exception as exc:
+            self._observe_failure(status_of(exc), exc)
+            raise
+
+    def end(self, result: BatchResult | Exception) -> None:
+        """Hand the result on; called by the queue."""
+        if isinstance(result, BatchResult):
+            self._observe(result)
+            outputs = result.outputs
+            if self.request.outputs is not None:
+                outputs = {name: outputs[name] for name in self.request.outputs}
+            self._tell(Answer(self.id, self.arm, outputs))
+        else:
+            self._observe_failure(status_of(result), result)
+            self._tell(result)
+
+    def cancel(self) -> None:
+        """Forget the request, because nobody waits for the answer any more."""
+        if self._waiting is not None and not self._waiting.is_over:
+            self.arm.queue.cancel(self._waiting)
+            self._observe_failure(CLIENT_GONE, None)
+
+    def _tell(self, ending: Answer | Exception) -> None:
+        try:
+            self._done(ending)
+        except Exception:
+            # The others of the batch must hear of theirs whatever happens here.
+            _log.exception("the answer to %s could not be delivered", self.id)
+
+    def _observe(self, result: BatchResult) -> None:
+        request = self.request
+        self._dataplane.remember(
+            ServedRequest(
+                self.id,
+                self.arm,
+                200,
+                self._feeds,
+                result.outputs,
+                self._n_rows,
+                result.queue_ms,
+                result.run_ms,
+                (time.perf_counter() - request.arrived) * 1e3,
+                result.batch_rows,
+                time.time(),
+                request.trace_id,
+                "",
+                request.is_probe,
+                request.caller,
+            )
+        )
+
+    def _observe_failure(self, status: int, error: Exception | None) -> None:
+        if status == 500:
+            _log.error("request %s failed", self.id, exc_info=error)
+        request = self.request
+        self._dataplane.remember(
+            ServedRequest(
+                id=self.id,
+                arm=self.arm,
+                status=status,
+                feeds=self._feeds,
+                outputs=None,
+                n_rows=self._n_rows,
+                queue_ms=0.0,
+                run_ms=0.0,
+                total_ms=(time.perf_counter() - request.arrived) * 1e3,
+                batch_rows=0,
+                at=time.time(),
+                trace_id=request.trace_id,
+                error="the client went away" if error is None else describe(error)[0],
+                is_probe=request.is_probe,
+                caller=request.caller,
+            )
+        )
+
+
 class Dataplane:
     """Answers inference requests from one or two arms; lives in one event loop."""
 
@@ -99,12 +212,23 @@ class Dataplane:
         self._versions = {arm.version: arm for arm in reversed(self.arms.values())}
         self._prefix = secrets.token_hex(5)
         self._numbers = itertools.count(1)
-        self._shadows: set[asyncio.Task[None]] = set()
+        self._shadows = 0
+        self._served: list[ServedRequest] = []
 
     @property
     def versions(self) -> tuple[str, ...]:
         """Versions of the arms, the baseline's first."""
         return tuple(dict.fromkeys(arm.version for arm in self.arms.values()))
+
+    @property
+    def baseline(self) -> Arm:
+        """The arm that stands for the model where none is asked for."""
+        return next(iter(self.arms.values()))
+
+    @property
+    def n_pending(self) -> int:
+        """Requests that wait or run, over all arms."""
+        return sum(arm.queue.n_pending for arm in self.arms.values())
 
     def choose_arm(self, version: str | None) -> Arm:
         """Return the arm of a version, or the one that chance gives the next request.
@@ -122,6 +246,48 @@ class Dataplane:
             )
         return arm
 
+    def check_room(self, priority: int = 0) -> None:
+        """Refuse early, before a body is decoded, what no arm has room for.
+
+        Raises:
+            OverloadedError: The queues are full, or too slow.
+        """
+        refusal: OverloadedError | None = None
+        for arm in self.arms.values():
+            try:
+                arm.queue.check_room(priority)
+            except OverloadedError as exc:
+                refusal = exc
+            else:
+                return
+        if refusal is not None:
+            raise refusal
+
+    def submit(self, request: InferenceRequest, done: Done) -> Call:
+        """Start one request, and mirror it to the shadow arm when there is one.
+
+        Args:
+            request: What is asked.
+            done: Hears once how it ended, unless this method raises or the call is cancelled.
+
+        Raises:
+            NotFoundError: The version does not exist.
+            SignatureError: The inputs do not fit.
+            OverloadedError: Too many requests wait already.
+            TimeoutError: Its time is already up.
+        """
+        arm = self.choose_arm(request.version)
+        call_id = request.id or f"{self._prefix}-{next(self._numbers):x}"
+        deadline = request.arrived + self._timeout_s
+        if request.deadline is not None and request.deadline < deadline:
+            deadline = request.deadline
+        shadow = self.traffic.split.shadow
+        if shadow is not None and request.version is None and not request.is_probe:
+            self._mirror(request, call_id, self.arms[shadow], deadline)
+        call = Call(self, request, call_id, arm, done)
+        call.start(deadline)
+        return call
+
     async def infer(self, request: InferenceRequest) -> Answer:
         """Answer one request, and mirror it to the shadow arm when there is one.
 
@@ -132,119 +298,58 @@ class Dataplane:
             TimeoutError: It took too long.
             ModelError: The model failed on it.
         """
-        arm = self.choose_arm(request.version)
-        request_id = request.id or f"{self._prefix}-{next(self._numbers):x}"
-        shadow = self.traffic.split.shadow
-        if shadow is not None and request.version is None and not request.is_probe:
-            self._mirror(request, request_id, self.arms[shadow])
-        return await self._run(request, request_id, arm)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def done(ending: Answer | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(ending, Exception):
+                future.set_exception(ending)
+            else:
+                future.set_result(ending)
+
+        call = self.submit(request, done)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
 
     async def drain(self) -> None:
-        """Wait for mirrored requests that nobody else waits for."""
-        while self._shadows:
-            await asyncio.gather(*self._shadows)
+        """Wait for what is under way, mirrored requests included, and tell the observers."""
+        while self.n_pending or self._shadows:
+            await asyncio.sleep(0.002)
+        self._tell_observers()
 
     def close(self) -> None:
         """Free the models."""
         for arm in self.arms.values():
             arm.close()
+        self._tell_observers()
 
-    def _mirror(self, request: InferenceRequest, request_id: str, arm: Arm) -> None:
-        task = asyncio.get_running_loop().create_task(self._run_unheard(request, request_id, arm))
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
+    def remember(self, served: ServedRequest) -> None:
+        """Tell the observers of a request, together with others of this tick."""
+        if not self._served:
+            asyncio.get_running_loop().call_soon(self._tell_observers)
+        self._served.append(served)
 
-    async def _run_unheard(self, request: InferenceRequest, request_id: str, arm: Arm) -> None:
+    def _tell_observers(self) -> None:
+        served, self._served = self._served, []
+        if served:
+            for observer in self._observers:
+                observer(served)
+
+    def _mirror(self, request: InferenceRequest, call_id: str, arm: Arm, deadline: float) -> None:
+        def done(ending: Answer | Exception) -> None:
+            self._shadows -= 1
+            if isinstance(ending, Exception):
+                _log.debug("shadow %s failed on %s: %s", arm.name, call_id, ending)
+
+        self._shadows += 1
         try:
-            await self._run(request, request_id, arm)
-        except Exception as exc:  # noqa: BLE001 (observed by `_run`; nobody waits for the answer)
-            _log.debug("shadow %s failed on %s: %s", arm.name, request_id, exc)
-
-    async def _run(self, request: InferenceRequest, request_id: str, arm: Arm) -> Answer:
-        feeds: dict[str, Array] | None = None
-        n_rows = 0
-        try:
-            feeds = conform(request.feeds, arm.signature)
-            n_rows = _count_rows(feeds)
-            left_s = self._timeout_s
-            if request.deadline is not None:
-                left_s = min(left_s, request.deadline - time.perf_counter())
-            if left_s <= 0:
-                raise TimeoutError
-            async with asyncio.timeout(left_s):
-                result = await arm.queue.submit(feeds, n_rows)
-        except Exception as exc:
-            self._observe_failure(request, request_id, arm, feeds, n_rows, exc)
-            raise
-        self._observe(request, request_id, arm, feeds, n_rows, result)
-        outputs = result.outputs
-        if request.outputs is not None:
-            outputs = {name: outputs[name] for name in request.outputs}
-        return Answer(request_id, arm, outputs)
-
-    def _observe(
-        self,
-        request: InferenceRequest,
-        request_id: str,
-        arm: Arm,
-        feeds: dict[str, Array],
-        n_rows: int,
-        result: BatchResult,
-    ) -> None:
-        self._tell(
-            ServedRequest(
-                id=request_id,
-                arm=arm,
-                status=200,
-                feeds=feeds,
-                outputs=result.outputs,
-                n_rows=n_rows,
-                queue_ms=result.queue_ms,
-                run_ms=result.run_ms,
-                total_ms=(time.perf_counter() - request.arrived) * 1e3,
-                batch_rows=result.batch_rows,
-                at=time.time(),
-                trace_id=request.trace_id,
-                is_probe=request.is_probe,
-                caller=request.caller,
-            )
-        )
-
-    def _observe_failure(
-        self,
-        request: InferenceRequest,
-        request_id: str,
-        arm: Arm,
-        feeds: dict[str, Array] | None,
-        n_rows: int,
-        error: Exception,
-    ) -> None:
-        status = status_of(error)
-        if status == 500:
-            _log.error("request %s failed", request_id, exc_info=error)
-        self._tell(
-            ServedRequest(
-                id=request_id,
-                arm=arm,
-                status=status,
-                feeds=feeds,
-                outputs=None,
-                n_rows=n_rows,
-                queue_ms=0.0,
-                run_ms=0.0,
-                total_ms=(time.perf_counter() - request.arrived) * 1e3,
-                batch_rows=0,
-                at=time.time(),
-                trace_id=request.trace_id,
-                is_probe=request.is_probe,
-                error=describe(error)[0],
-                caller=request.caller,
-            )
-        )
-
-    def _tell(self, served: ServedRequest) -> None:
-        for observer in self._observers:
-            observer((served,))
+            Call(self, request, call_id, arm, done).start(deadline)
+        except Exception as exc:  # noqa: BLE001 (observed by the call; nobody waits for the answer)
+            done(exc)
 
 
 def retry_after_s(dataplane: Dataplane, error: BaseException) -> int | None:
@@ -252,11 +357,3 @@ def retry_after_s(dataplane: Dataplane, error: BaseException) -> int | None:
     if not isinstance(error, OverloadedError):
         return None
     return max(arm.queue.retry_after_s for arm in dataplane.arms.values())
-
-
-def _count_rows(feeds: Mapping[str, Array]) -> int:
-    first = next(iter(feeds.values()), None)
-    rows = 1 if first is None or first.ndim == 0 else len(first)
-    if rows == 0:
-        raise SignatureError("the request holds no rows", hint="send at least one row")
-    return rows

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fairlead.core import errors
 
-__all__ = ["STATUSES", "describe", "status_of"]
+__all__ = ["CLIENT_GONE", "STATUSES", "describe", "status_of"]
+
+CLIENT_GONE = 499
+"""The status under which a request is counted whose client left before its answer."""
 
 STATUSES: dict[type[errors.FairleadError], int] = {
     errors.FairleadError: 500,

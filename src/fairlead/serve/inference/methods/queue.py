@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from fairlead.core.ports import Array
 
-__all__ = ["BatchResult", "Take", "Waiting"]
+__all__ = ["BatchResult", "Done", "Take", "Waiting"]
 
 
 class BatchResult(NamedTuple):
@@ -29,7 +28,10 @@ class BatchResult(NamedTuple):
     batch_rows: int
 
 
-@dataclass(slots=True)
+Done = Callable[[BatchResult | Exception], None]
+"""Hears once how a request ended; it must not raise."""
+
+
 class Waiting:
     """One validated request that waits for the model.
 
@@ -38,14 +40,33 @@ class Waiting:
         n_rows: Its rows, at least 1.
         key: Requests of equal key may run together; None runs alone.
         since: When it began to wait, in seconds of `time.perf_counter`.
-        future: Where its result goes.
+        done: Hears how it ended.
+        deadline: When nobody waits for it any more, in seconds of `time.perf_counter`.
+        priority: 1 before others, 0 normal, -1 after others.
+        is_over: Whether it has ended, by an answer, an error, or because nobody waits any more.
     """
 
-    feeds: dict[str, Array]
-    n_rows: int
-    key: tuple[tuple[int, ...], ...] | None
-    since: float
-    future: asyncio.Future[BatchResult] = field(repr=False)
+    __slots__ = ("deadline", "done", "feeds", "is_over", "key", "n_rows", "priority", "since")
+
+    def __init__(
+        self,
+        feeds: dict[str, Array],
+        n_rows: int,
+        key: Hashable | None,
+        since: float,
+        done: Done,
+        deadline: float = math.inf,
+        priority: int = 0,
+    ) -> None:
+        """Describe a request."""
+        self.feeds = feeds
+        self.n_rows = n_rows
+        self.key = key
+        self.since = since
+        self.done = done
+        self.deadline = deadline
+        self.priority = priority
+        self.is_over = False
 
 
 Take = Callable[[deque[Waiting], int], list[Waiting]]
