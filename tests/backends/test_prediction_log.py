@@ -150,7 +150,7 @@ def test_versions_with_different_columns_are_read_together(log):
 
 def test_foreign_and_torn_files_are_left_out(log, tmp_path, caplog):
     log.append_request(request())
-    log.flush()
+    log.close()
     whole = next((tmp_path / "s").glob("*.parquet"))
     (tmp_path / "s" / "torn.parquet").write_bytes(whole.read_bytes()[:-20])
     (tmp_path / "s" / "empty.parquet").write_bytes(b"")
@@ -162,7 +162,7 @@ def test_foreign_and_torn_files_are_left_out(log, tmp_path, caplog):
 
 
 def test_what_does_not_fit_is_dropped_and_counted(tmp_path):
-    log = ParquetPredictionLog(tmp_path, flush_s=600, buffer_bytes=1000)
+    log = ParquetPredictionLog(tmp_path, flush_s=600, buffer_bytes=10_000)
     for i in range(100):
         log.append_request(request(f"r{i}"))
     log.close()

@@ -1,13 +1,14 @@
-"""One served request on its way into the prediction log."""
+"""Served requests on their way into the prediction log."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from fairlead.core.bundle import BundleManifest
 from fairlead.core.ports import Array, Feeds
 
-__all__ = ["LoggedRequest"]
+__all__ = ["LoggedRequest", "Render", "RequestColumns", "render_requests"]
 
 
 class LoggedRequest(NamedTuple):
@@ -31,3 +32,55 @@ class LoggedRequest(NamedTuple):
     """Seconds since the epoch."""
     trace_id: str = ""
     error: str = ""
+
+
+class RequestColumns(NamedTuple):
+    """Requests to one bundle behind one service; one value per request in every sequence."""
+
+    service: str
+    manifest: BundleManifest
+    version: str
+    bundle_digest: str
+    id: Sequence[str]
+    arm: Sequence[str]
+    status: Sequence[int]
+    feeds: Sequence[Feeds]
+    outputs: Sequence[dict[str, Array] | None]
+    n_rows: Sequence[int]
+    queue_ms: Sequence[float]
+    run_ms: Sequence[float]
+    total_ms: Sequence[float]
+    batch_rows: Sequence[int]
+    at: Sequence[float]
+    trace_id: Sequence[str]
+    error: Sequence[str]
+
+    def chosen(self, places: Sequence[int]) -> RequestColumns:
+        """Return some of the requests, by place."""
+        own = _OF_ONE_BUNDLE
+        columns = [[column[place] for place in places] for column in self[own:]]
+        return RequestColumns(*self[:own], *columns)
+
+
+_OF_ONE_BUNDLE = 4
+Render = Callable[[Sequence[Any]], list[RequestColumns]]
+"""Turns what a caller buffered into columns; the log calls it in its own thread."""
+
+
+def render_requests(requests: Sequence[LoggedRequest]) -> list[RequestColumns]:
+    """Group requests by service and bundle."""
+    groups: dict[tuple[str, str], list[LoggedRequest]] = {}
+    for request in requests:
+        groups.setdefault((request.service, request.bundle_digest), []).append(request)
+    found = []
+    for group in groups.values():
+        columns = dict(zip(LoggedRequest._fields, zip(*group, strict=True), strict=True))
+        first = group[0]
+        columns |= {
+            "service": first.service,
+            "manifest": first.manifest,
+            "version": first.version,
+            "bundle_digest": first.bundle_digest,
+        }
+        found.append(RequestColumns(**columns))
+    return found

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from fairlead.backends.prediction_rules import LogRules
 from fairlead.core.values import Config
 
 __all__ = ["ServingConfig"]
@@ -55,11 +57,23 @@ class ServingConfig(Config):
     """Models that are expected to run shorter than this run in the event loop's own thread."""
     log_predictions: bool = True
     """Whether every prediction is written to the workspace."""
-    log_flush_s: float = Field(2.0, gt=0, le=3600)
+    log_mode: Literal["fast", "durable"] = "fast"
+    """`fast` answers at once, and a kill -9 loses what was logged in the last `log_flush_s`;
+    `durable` answers when the disk holds the prediction, together with others that wait for it."""
+    log_rules: LogRules | Path | None = None
+    """What share of the requests the log keeps and which columns it hides: a TOML or JSON file,
+    or its content."""
+    log_flush_s: float = Field(0.2, gt=0, le=3600)
     """Longest time a prediction waits in memory before it is written, in seconds."""
-    log_flush_rows: int = Field(20_000, ge=1)
-    """Predictions that are written at once at most before the time is up."""
-    log_buffer_bytes: int = Field(64 << 20, ge=1 << 16)
+    log_flush_rows: int = Field(2_000, ge=1)
+    """Predictions that are written without waiting for the time to be up."""
+    log_buffer_bytes: int = Field(16 << 20, ge=1 << 16)
     """Memory for predictions that wait to be written; further ones are dropped and counted."""
+    log_segment_s: float = Field(60.0, gt=0, le=86_400)
+    """Longest time until written predictions become a Parquet segment, in seconds."""
+    log_segment_bytes: int = Field(32 << 20, ge=1 << 16)
+    """Bytes of written predictions that become a Parquet segment without waiting."""
+    log_spool_bytes: int = Field(4 << 30, ge=1 << 20)
+    """Disk for predictions that wait to become segments; further ones are dropped and counted."""
     metrics: bool = True
     """Whether requests are measured for Prometheus at `/metrics`."""
