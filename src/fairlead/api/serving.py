@@ -23,7 +23,7 @@ _SKILL = "model-serving-patterns"
 
 def serve(
     bundle: str | Path,
-    *,
+    *more: str | Path,
     candidate: str | Path | None = None,
     trust: bool = False,
     settings: Mapping[str, Any] | None = None,
@@ -33,8 +33,9 @@ def serve(
     """Start a server as a process of its own and prove that it answers as the bundle does.
 
     Args:
-        bundle: What to serve, as arm `baseline`.
-        candidate: A second bundle behind the same name, as arm `candidate`.
+        bundle: What to serve: a folder, or `NAME=FOLDER`; its model is the default one.
+        *more: Further bundles; two of one name are two versions of one model.
+        candidate: A bundle that shares the traffic of the default model, as arm `candidate`.
         trust: Whether code that came with the model may run.
         settings: Settings of `ServingConfig`.
         within: Stops the server when it closes; None lets it outlive this process.
@@ -48,8 +49,9 @@ def serve(
     from fairlead.serve import inference
 
     ctx = (context or Context.open()).ready_to_record()
+    sources = [inference.ModelSource.parse(str(item)) for item in (bundle, *more)]
     outcome = inference.serve(
-        Bundle.open(bundle),
+        sources,
         inference.ServingConfig.parse(settings or {}),
         workspace=ctx.workspace,
         candidate=None if candidate is None else Bundle.open(candidate),
@@ -62,7 +64,7 @@ def serve(
 
 def run_server(
     bundle: str | Path,
-    *,
+    *more: str | Path,
     on_ready: Callable[[Endpoint], None],
     candidate: str | Path | None = None,
     trust: bool = False,
@@ -73,9 +75,10 @@ def run_server(
     """Serve in this process until SIGTERM, SIGINT or the end of standard input; then drain.
 
     Args:
-        bundle: What to serve, as arm `baseline`.
+        bundle: What to serve: a folder, or `NAME=FOLDER`; its model is the default one.
+        *more: Further bundles; two of one name are two versions of one model.
         on_ready: Called with the endpoint once the server answers.
-        candidate: A second bundle behind the same name, as arm `candidate`.
+        candidate: A bundle that shares the traffic of the default model, as arm `candidate`.
         trust: Whether code that came with the model may run.
         until_stdin_closes: Whether the end of standard input stops the server.
         settings: Settings of `ServingConfig`.
@@ -86,18 +89,19 @@ def run_server(
         ConflictError: A server of that name already runs in the workspace.
         ModelError: A model cannot be loaded.
     """
-    from fairlead.serve.inference import ServingConfig
+    from fairlead.serve.inference import ModelSource, ServingConfig
     from fairlead.serve.inference import server as life
+    from fairlead.serve.inference.model_versions import name_sources
 
     ctx = context or Context.open()
-    bundles = {"baseline": Bundle.open(bundle)}
-    if candidate is not None:
-        bundles["candidate"] = Bundle.open(candidate)
+    config = ServingConfig.parse(settings or {})
+    sources = [ModelSource.parse(str(item)) for item in (bundle, *more)]
     token = ctx.settings.admin_token
     plan = life.ServerPlan(
-        bundles=bundles,
-        config=ServingConfig.parse(settings or {}),
+        sources=name_sources(sources, config.name),
+        config=config,
         workspace=ctx.workspace,
+        candidate=None if candidate is None else Bundle.open(candidate),
         trust=trust,
         cpu_limit=ctx.settings.cpu_limit,
         admin_token=None if token is None else token.get_secret_value(),

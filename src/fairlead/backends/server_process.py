@@ -125,7 +125,7 @@ def port_error(host: str, port: int, error: OSError) -> EndpointError:
 
 def spawn_server(
     bundle: str | Path,
-    *,
+    *more: str | Path,
     workspace: Workspace,
     name: str,
     host: str = "127.0.0.1",
@@ -140,7 +140,8 @@ def spawn_server(
     """Start `fairlead serve start` as a child process and wait until it is ready.
 
     Args:
-        bundle: The bundle to serve, as arm `baseline`.
+        bundle: The bundle to serve, as FOLDER or NAME=FOLDER.
+        *more: Further bundles.
         workspace: Where the server records itself and its predictions.
         name: Name of the service.
         host: Address to listen on.
@@ -162,7 +163,7 @@ def spawn_server(
     if any(item.is_alive and item.endpoint.service == name for item in list_services(workspace)):
         raise name_taken(workspace, name)
     check_port(host, http_port)
-    command = [sys.executable, "-m", "fairlead", "serve", "start", str(bundle)]
+    command = [sys.executable, "-m", "fairlead", "serve", "start", *map(str, (bundle, *more))]
     command += ["--name", name, "--host", host, "--http-port", str(http_port), "--json"]
     if candidate is not None:
         command += ["--candidate", str(candidate)]

@@ -2,6 +2,7 @@
 
     services/<name>.json   {"endpoint": …, "admin_token": …}, readable by the owner only
     services/<name>.lock   locked by the server for as long as its process lives
+    services/<name>.models which models it holds, so that a restart serves the same
     services/<name>.log    what a server that was started in the background said
 
 A lock dies with its process, even by kill -9, so a record without one is stale, whoever has the
@@ -16,10 +17,11 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -37,7 +39,9 @@ __all__ = [
     "list_services",
     "log_path",
     "name_taken",
+    "read_models",
     "stop_service",
+    "write_models",
     "write_service",
 ]
 
@@ -115,6 +119,24 @@ def write_service(workspace: Workspace, endpoint: Endpoint, admin_token: str) ->
     """
     document = {"endpoint": endpoint.model_dump(mode="json"), "admin_token": admin_token}
     write_json(_path(workspace, endpoint.service), document, mode=0o600)
+
+
+def write_models(workspace: Workspace, name: str, document: Mapping[str, Any]) -> None:
+    """Keep which models a service holds; it stays when the server ends.
+
+    Raises:
+        WorkspaceError: The workspace cannot be written.
+    """
+    write_json(workspace.services / f"{name}.models", dict(document), mode=0o600)
+
+
+def read_models(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return what `write_models` kept last, or nothing."""
+    try:
+        document = json.loads(workspace.services.joinpath(f"{name}.models").read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def forget_service(workspace: Workspace, name: str) -> None:

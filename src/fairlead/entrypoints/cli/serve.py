@@ -25,7 +25,7 @@ app = typer.Typer(
 app.add_typer(serve_rollout.app, name="rollout")
 app.add_typer(serve_scale.app, name="scale")
 
-_OPTIONS = {"name", "host", "http_port", "candidate_weight"}
+_OPTIONS = {"name", "host", "http_port", "candidate_weight", "memory_limit_mb"}
 
 BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
@@ -33,9 +33,17 @@ Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with th
 
 @app.command("start")
 def start_command(
-    bundle: BundlePath,
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            help="Bundles to serve, as FOLDER or NAME=FOLDER; two of one name are two versions.",
+            metavar="BUNDLE...",
+            show_default=False,
+        ),
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the service; the bundle's own by default.")
+        str | None,
+        typer.Option(help="Name of the service and its first model; the bundle's by default."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[
@@ -47,6 +55,10 @@ def start_command(
     candidate_weight: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the requests the candidate gets.")
     ] = 0.1,
+    memory_limit_mb: Annotated[
+        int | None,
+        typer.Option(min=16, help="Memory of a server process; models unused longest make room."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Start it in the background and check one inference.")
     ] = False,
@@ -60,17 +72,17 @@ def start_command(
     trust: Trust = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Serve a bundle over HTTP until SIGTERM or Ctrl-C; requests in flight are answered first."""
+    """Serve bundles until SIGTERM or Ctrl-C; requests in flight are answered first."""
     settings = _settings(set_ or [])
     settings |= {"name": name, "host": host, "http_port": http_port}
-    settings["candidate_weight"] = candidate_weight
+    settings |= {"candidate_weight": candidate_weight, "memory_limit_mb": memory_limit_mb}
     if detach:
-        _start_detached(bundle, candidate, settings, trust=trust, as_json=json_)
+        _start_detached(bundles, candidate, settings, trust=trust, as_json=json_)
         return
     from fairlead.api.serving import run_server
 
     run_server(
-        bundle,
+        *bundles,
         on_ready=_announce_json if json_ else _announce,
         candidate=candidate,
         trust=trust,
@@ -80,7 +92,12 @@ def start_command(
 
 
 def _start_detached(
-    bundle: Path, candidate: Path | None, settings: dict[str, Any], *, trust: bool, as_json: bool
+    bundles: list[str],
+    candidate: Path | None,
+    settings: dict[str, Any],
+    *,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     from fairlead.api.context import Context
     from fairlead.api.serving import serve
@@ -88,7 +105,7 @@ def _start_detached(
     with progress() as bars:
         context = Context.open(progress=bars)
         outcome = serve(
-            bundle, candidate=candidate, trust=trust, settings=settings, context=context
+            *bundles, candidate=candidate, trust=trust, settings=settings, context=context
         )
     finish(outcome, as_json=as_json)
 

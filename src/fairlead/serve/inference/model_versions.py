@@ -26,6 +26,7 @@ __all__ = [
     "State",
     "Version",
     "n_latest",
+    "name_sources",
     "states_of",
     "unknown_parameter",
 ]
@@ -222,6 +223,33 @@ def unknown_parameter(what: str, given: Mapping[str, Any], known: Sequence[str])
     """Return the error for parameters that this server does not have."""
     return UsageError(
         f"a {what} has no parameter {next(iter(given))[:80]!r}", hint=f"it has {', '.join(known)}"
+    )
+
+
+def name_sources(sources: Sequence[ModelSource], name: str | None) -> tuple[ModelSource, ...]:
+    """Give every bundle the name of its model.
+
+    Args:
+        sources: Bundles, at least one, with or without a name.
+        name: Name for the first one's model, and for those that its other bundles are versions
+            of; None takes the bundle's own.
+
+    Raises:
+        UsageError: There is none, or the first one has another name already.
+        BundleError: A bundle cannot be read.
+    """
+    if not sources:
+        raise UsageError("there is nothing to serve", hint="name at least one bundle")
+    first = sources[0]
+    if first.name is not None and name not in (None, first.name):
+        raise UsageError(
+            f"the first model is named {first.name!r} and {name!r}", hint="leave --name out"
+        )
+    own = [Bundle.open(source.path, verify=False).name for source in sources]
+    given = first.name or name or own[0]
+    return tuple(
+        source._replace(name=source.name or (given if theirs == own[0] else theirs))
+        for source, theirs in zip(sources, own, strict=True)
     )
 
 

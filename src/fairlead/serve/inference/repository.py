@@ -282,9 +282,9 @@ class Repository:
                 _log.warning("`%s` changed on disk, but goes on as it was: %s", name, exc)
         return tuple(changed)
 
-    async def watch(self, every_s: float) -> None:
-        """Look for changed folders again and again, until cancelled."""
-        while True:
+    async def watch(self, every_s: float | None) -> None:
+        """Look for changed folders every so many seconds until cancelled; None never looks."""
+        while every_s is not None:
             await asyncio.sleep(every_s)
             await self.refresh()
 

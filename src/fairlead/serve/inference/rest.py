@@ -31,6 +31,7 @@ from fairlead.serve.inference.metrics import ServingMetrics
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.plain import feeds_from_rows, predictions_from_outputs
 from fairlead.serve.inference.problems import describe, status_of
+from fairlead.serve.inference.repository import Repository
 
 __all__ = ["Service", "build_app"]
 
@@ -47,7 +48,7 @@ class Service:
     """What the HTTP layer needs to know.
 
     Attributes:
-        dataplane: Answers requests.
+        repository: Finds what answers the requests of a model.
         outcomes: The ring that the control endpoints read.
         metrics: What `/metrics` shows, or None when measuring is off.
         admin_token: Opens the control endpoints.
@@ -56,13 +57,18 @@ class Service:
         is_draining: Whether it is about to stop.
     """
 
-    dataplane: Dataplane
+    repository: Repository
     outcomes: OutcomeRing
     metrics: ServingMetrics | None
     admin_token: str = field(repr=False)
     max_body_bytes: int
     endpoint: Endpoint | None = None
     is_draining: bool = False
+
+    @property
+    def dataplane(self) -> Dataplane:
+        """Answers the requests of the default model."""
+        return self.repository.dataplane()
 
 
 def build_app(service: Service) -> Starlette:
@@ -96,7 +102,10 @@ class _Handlers:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._dataplane = service.dataplane
+
+    @property
+    def _dataplane(self) -> Dataplane:
+        return self._service.dataplane
 
     def guarded(self, call: Endpoint_) -> Endpoint_:
         """Turn every error into an answer with a status, a sentence and a hint."""

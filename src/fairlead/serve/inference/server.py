@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import secrets
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,19 +22,21 @@ from fairlead.backends.services import (
     check_service_name,
     forget_service,
     hold_service,
+    read_models,
+    write_models,
     write_service,
 )
 from fairlead.core.bundle import Bundle
-from fairlead.core.endpoint import Endpoint, TrafficSplit
+from fairlead.core.endpoint import Endpoint
 from fairlead.core.extras import requires
 from fairlead.core.workspace import Workspace
-from fairlead.serve.inference.arms import Arm, check_same_inputs, open_arm
 from fairlead.serve.inference.config import ServingConfig
-from fairlead.serve.inference.dataplane import Dataplane
+from fairlead.serve.inference.model_versions import ModelSource
 from fairlead.serve.inference.outcomes import OutcomeRing
-from fairlead.serve.inference.recording import log_observer
+from fairlead.serve.inference.planes import PlaneOpener
+from fairlead.serve.inference.recording import log_observer, open_log
+from fairlead.serve.inference.repository import Repository
 from fairlead.serve.inference.served import Observer
-from fairlead.serve.inference.traffic import Traffic
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.rest import Service
@@ -51,18 +52,21 @@ class ServerPlan:
     """What a server shall serve, and how it is surrounded.
 
     Attributes:
-        bundles: Arm → bundle; `baseline` and, where there is one, `candidate`.
+        sources: The bundles to serve, all with the names of their models; the first one's is the
+            default model, and gives the service its name.
         config: Settings of serving.
         workspace: Where it records itself and its predictions.
+        candidate: A bundle that shares the traffic of the default model.
         trust: Whether code that came with a model may run.
         cpu_limit: CPUs to plan for; None asks the machine.
         admin_token: Opens the control endpoints; None makes one up.
         until_stdin_closes: Whether the end of standard input stops the server.
     """
 
-    bundles: Mapping[str, Bundle]
+    sources: tuple[ModelSource, ...]
     config: ServingConfig
     workspace: Workspace
+    candidate: Bundle | None = None
     trust: bool = False
     cpu_limit: int | None = None
     admin_token: str | None = field(default=None, repr=False)
@@ -70,8 +74,8 @@ class ServerPlan:
 
     @property
     def name(self) -> str:
-        """Name of the service."""
-        return self.config.name or next(iter(self.bundles.values())).name
+        """Name of the service, and of its default model."""
+        return str(self.sources[0].name)
 
 
 def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
@@ -98,16 +102,15 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
     with ExitStack() as stack:
         stack.enter_context(hold_service(plan.workspace, name))
         listener = stack.enter_context(_listening(plan.config.host, plan.config.http_port))
-        if "candidate" in plan.bundles:
-            check_same_inputs(plan.bundles["baseline"], plan.bundles["candidate"])
-        arms = _open_arms(plan, stack)
         log = _open_log(plan, stack)
-        service = _assemble(plan, name, arms, log)
+        service = _assemble(plan, name, log)
+        stack.callback(service.repository.close)
+        service.repository.start()
         endpoint = Endpoint(
             service=name,
             url=_url(listener),
             pid=os.getpid(),
-            arms={arm.name: arm.bundle.digest for arm in arms.values()},
+            arms={arm.name: arm.bundle.digest for arm in service.dataplane.arms.values()},
         )
         service.endpoint = endpoint
 
@@ -119,53 +122,54 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
         _serve(plan, service, listener, publish)
 
 
-def _open_arms(plan: ServerPlan, stack: ExitStack) -> dict[str, Arm]:
-    cores = max(1, usable_cpus(plan.cpu_limit) // len(plan.bundles))
-    arms: dict[str, Arm] = {}
-    for name, bundle in plan.bundles.items():
-        arms[name] = open_arm(name, bundle, plan.config, cores=cores, trust=plan.trust)
-        stack.callback(arms[name].close)
-    return arms
-
-
 def _open_log(plan: ServerPlan, stack: ExitStack) -> ParquetPredictionLog | None:
-    config = plan.config
-    if not config.log_predictions:
+    if not plan.config.log_predictions:
         return None
-    log = ParquetPredictionLog(
-        plan.workspace.predictions,
-        flush_s=config.log_flush_s,
-        flush_rows=config.log_flush_rows,
-        buffer_bytes=config.log_buffer_bytes,
-    )
-    log.prepare(check_service_name(plan.name))
+    log = open_log(plan.workspace.predictions, plan.config)
+    for name in {str(source.name) for source in plan.sources}:
+        log.prepare(check_service_name(name))
     stack.callback(log.close)
     return log
 
 
-def _assemble(
-    plan: ServerPlan, name: str, arms: dict[str, Arm], log: ParquetPredictionLog | None
-) -> Service:
+def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None) -> Service:
     from fairlead.serve.inference.metrics import ServingMetrics
     from fairlead.serve.inference.rest import Service
 
     config = plan.config
-    share = config.candidate_weight if "candidate" in arms else 0.0
-    weights = {"baseline": 1.0 - share} | ({"candidate": share} if "candidate" in arms else {})
     outcomes = OutcomeRing()
-    observers: list[Observer] = [outcomes.observe]
     metrics = None
     if config.metrics:
         metrics = ServingMetrics(name, lambda: (log.n_written, log.n_dropped) if log else (0, 0))
-        observers.append(metrics.observe)
-    if log is not None:
-        observers.append(log_observer(log, name))
-    traffic = Traffic(tuple(arms), TrafficSplit(weights=weights), random.Random())  # noqa: S311
-    dataplane = Dataplane(
-        name, arms, traffic, timeout_s=config.request_timeout_s, observers=observers
+
+    def observers(model: str) -> list[Observer]:
+        # Rollouts decide by the outcomes, and they are about the default model.
+        chosen: list[Observer] = [outcomes.observe] if model == name else []
+        if metrics is not None:
+            chosen.append(metrics.observe)
+        if log is not None:
+            chosen.append(log_observer(log, model))
+        return chosen
+
+    opener = PlaneOpener(
+        config,
+        observers,
+        cores=usable_cpus(plan.cpu_limit),
+        trust=plan.trust,
+        default_model=name,
+        candidate=plan.candidate,
+    )
+    limit = config.memory_limit_mb
+    repository = Repository(
+        plan.sources,
+        opener,
+        version_policy=config.version_policy,
+        memory_limit_bytes=None if limit is None else limit << 20,
+        remembered=read_models(plan.workspace, name),
+        remember=lambda document: write_models(plan.workspace, name, document),
     )
     token = plan.admin_token or secrets.token_urlsafe(24)
-    return Service(dataplane, outcomes, metrics, token, config.max_body_bytes)
+    return Service(repository, outcomes, metrics, token, config.max_body_bytes)
 
 
 @contextmanager
@@ -235,8 +239,10 @@ def _serve(
             loop.add_signal_handler(number, server.drain)
         if plan.until_stdin_closes:
             _watch_stdin(lambda: loop.call_soon_threadsafe(server.drain))
+        watching = loop.create_task(service.repository.watch(plan.config.reload_every_s))
         await server.serve(sockets=[listener])
-        await service.dataplane.drain()
+        watching.cancel()
+        await service.repository.drain()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(live())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from fairlead.serve.inference.arms import check_same_inputs, free_signature
 from fairlead.serve.inference.card import CARD
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.examples import example_feeds
+from fairlead.serve.inference.model_versions import ModelSource, name_sources
 
 if TYPE_CHECKING:
     from fairlead.backends.endpoint import ServerHandle
@@ -33,7 +35,7 @@ _TOLERANCE = 1e-4
 
 
 def serve(
-    bundle: Bundle,
+    bundle: Bundle | Sequence[ModelSource],
     config: ServingConfig | None = None,
     *,
     workspace: Workspace,
@@ -42,13 +44,14 @@ def serve(
     within: ExitStack | None = None,
     progress: Progress | None = None,
 ) -> Outcome[Endpoint]:
-    """Start a server for a bundle, and check one real inference against the bundle itself.
+    """Start a server for bundles, and check one real inference against a bundle itself.
 
     Args:
-        bundle: What to serve, as arm `baseline`.
+        bundle: What to serve: a bundle, or several with the names of their models. The first
+            one's model is the default one.
         config: Settings of serving.
         workspace: Where the server records itself and its predictions.
-        candidate: A second bundle behind the same name, as arm `candidate`.
+        candidate: A bundle that shares the traffic of the default model, as arm `candidate`.
         trust: Whether code that came with a model may run.
         within: Stops the server when it closes, and the server ends when this process ends; None
             lets the server outlive this process, until `fairlead serve stop`.
@@ -67,13 +70,16 @@ def serve(
 
     chosen = config or ServingConfig()
     hears = progress or SilentProgress()
+    given = (ModelSource(None, bundle.path),) if isinstance(bundle, Bundle) else tuple(bundle)
+    sources = name_sources(given, chosen.name)
+    first = _default_bundle(sources)
     if candidate is not None:
-        check_same_inputs(bundle, candidate)
-    hears.begin(f"starting a server for {bundle.name}", 2)
+        check_same_inputs(first, candidate)
+    hears.begin(f"starting a server for {sources[0].name}", 2)
     handle = spawn_server(
-        bundle.path,
+        *(f"{source.name}={source.path}" for source in sources),
         workspace=workspace,
-        name=chosen.name or bundle.name,
+        name=str(sources[0].name),
         host=chosen.host,
         http_port=chosen.http_port,
         candidate=None if candidate is None else candidate.path,
@@ -84,14 +90,20 @@ def serve(
     )
     hears.advance()
     try:
-        probe = _probe(handle, bundle, trust=trust)
+        probe = _probe(handle, first, trust=trust)
     except BaseException:
         handle.stop()
         raise
     if within is not None:
         within.callback(handle.stop)
     hears.advance()
-    return _outcome(handle, bundle, candidate, probe)
+    return _outcome(handle, first, candidate, probe)
+
+
+def _default_bundle(sources: Sequence[ModelSource]) -> Bundle:
+    """Return the bundle that answers where a request names neither model nor version."""
+    ours = [Bundle.open(item.path) for item in sources if item.name == sources[0].name]
+    return max(reversed(ours), key=lambda bundle: bundle.manifest.created_at)
 
 
 def _further(config: ServingConfig) -> dict[str, Any]:

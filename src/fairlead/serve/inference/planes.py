@@ -1,0 +1,89 @@
+"""Opens the dataplanes of a service: a bundle, and beside the first one its candidate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from fairlead.core.bundle import Bundle
+from fairlead.core.endpoint import TrafficSplit
+from fairlead.serve.inference.arms import Arm, check_same_inputs, open_arm
+from fairlead.serve.inference.config import ServingConfig
+from fairlead.serve.inference.dataplane import Dataplane
+from fairlead.serve.inference.served import Observer
+from fairlead.serve.inference.traffic import Traffic
+
+__all__ = ["PlaneOpener"]
+
+
+class PlaneOpener:
+    """Loads bundles as dataplanes that all are observed and configured alike."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        observers: Callable[[str], Sequence[Observer]],
+        *,
+        cores: int,
+        trust: bool = False,
+        default_model: str = "",
+        candidate: Bundle | None = None,
+    ) -> None:
+        """Prepare to open.
+
+        Args:
+            config: Settings of serving.
+            observers: Returns who is told of the requests of a model.
+            cores: CPU cores that a dataplane may use.
+            trust: Whether code that came with a model may run.
+            default_model: The model that the candidate stands beside.
+            candidate: A second bundle that shares the default model's traffic, or None.
+        """
+        self._config = config
+        self._observers = observers
+        self._cores = cores
+        self._trust = trust
+        self._default_model = default_model
+        self._candidate = candidate
+        self._split: Traffic | None = None
+
+    def __call__(self, model: str, bundle: Bundle) -> Dataplane:
+        """Load and warm a bundle under the name of a model; blocks.
+
+        Raises:
+            SignatureError: The candidate takes other inputs than the bundle.
+            ModelError: It cannot be loaded.
+            UntrustedError: Loading would run code that nobody approved.
+        """
+        bundles = {"baseline": bundle}
+        if self._candidate is not None and model == self._default_model:
+            check_same_inputs(bundle, self._candidate)
+            bundles["candidate"] = self._candidate
+        cores = max(1, self._cores // len(bundles))
+        arms: dict[str, Arm] = {}
+        with ExitStack() as stack:
+            for name, one in bundles.items():
+                arms[name] = open_arm(
+                    name, one, self._config, cores=cores, trust=self._trust, model=model
+                )
+                stack.callback(arms[name].close)
+            plane = Dataplane(
+                model,
+                arms,
+                self._traffic(tuple(arms)),
+                timeout_s=self._config.request_timeout_s,
+                observers=self._observers(model),
+            )
+            stack.pop_all()
+        return plane
+
+    def _traffic(self, arms: tuple[str, ...]) -> Traffic:
+        """Return the split between arms; that with a candidate outlives a reload."""
+        if len(arms) == 1:
+            return Traffic(arms, TrafficSplit(weights={arms[0]: 1.0}))
+        if self._split is None:
+            share = self._config.candidate_weight
+            weights = {"baseline": 1.0 - share, "candidate": share}
+            self._split = Traffic(arms, TrafficSplit(weights=weights), random.Random())  # noqa: S311
+        return self._split
