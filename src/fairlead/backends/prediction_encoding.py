@@ -58,12 +58,11 @@ class FrameEncoder:
         Raises:
             WorkspaceError: The key of the hashes cannot be written.
         """
-        keys = _shape_keys(group)
-        places: dict[object, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        if len(places) == 1:
+        if _is_regular(group.manifest) and len(set(map(type, group.outputs))) == 1:
             return self._frame(group)
+        places: dict[object, list[int]] = {}
+        for place, key in enumerate(_shape_keys(group)):
+            places.setdefault(key, []).append(place)
         return b"".join(self._frame(group.chosen(chosen)) for chosen in places.values())
 
     def encode_prediction(self, prediction: Prediction) -> bytes:
@@ -130,8 +129,6 @@ class FrameEncoder:
 
 def _shape_keys(group: RequestColumns) -> list[object]:
     """Requests of equal key can be put below one another."""
-    if _is_regular(group.manifest):
-        return [outputs is None for outputs in group.outputs]
     return [
         (
             tuple(array.shape[1:] for array in feeds.values()),

@@ -51,12 +51,13 @@ def encode_frame(kind: str, blocks: Mapping[str, Block]) -> bytes:
         kind: What the reader needs to know to use it.
         blocks: Name → block; arrays may have any shape, texts come back as `object` arrays.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     entries: list[list[Any]] = []
+    raw: bytes | memoryview
     for name, block in blocks.items():
         if isinstance(block, np.ndarray) and block.dtype.kind not in "OUS":
             little = block.dtype.newbyteorder("<")
-            raw = np.ascontiguousarray(block, little).tobytes()
+            raw = memoryview(np.ascontiguousarray(block, little).reshape(-1).view(np.uint8))
             entries.append([name, _ARRAY, len(raw), list(block.shape), little.str])
         elif isinstance(block, np.ndarray):
             raw = json.dumps([_text(value) for value in block.ravel().tolist()]).encode()
@@ -69,8 +70,12 @@ def encode_frame(kind: str, blocks: Mapping[str, Block]) -> bytes:
             entries.append([name, _TEXTS, len(raw), [len(block)]])
         parts.append(raw)
     header = json.dumps([kind, entries]).encode()
-    payload = b"".join((_SIZE.pack(len(header)), header, *parts))
-    return _PREFIX.pack(MAGIC, zlib.crc32(payload), len(payload)) + payload
+    payload = (_SIZE.pack(len(header)) + header, *parts)
+    checksum = length = 0
+    for part in payload:
+        checksum = zlib.crc32(part, checksum)
+        length += len(part)
+    return b"".join((_PREFIX.pack(MAGIC, checksum, length), *payload))
 
 
 def _text(value: object) -> str | None:

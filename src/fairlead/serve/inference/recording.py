@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from fairlead.serve.inference.served import Observer, ServedRequest
 __all__ = ["log_observer", "open_log"]
 
 _TEXT_BYTES = 64
+_ARM = attrgetter("arm")
 
 
 def open_log(folder: Path, config: ServingConfig) -> ParquetPredictionLog:
@@ -57,10 +59,10 @@ def log_observer(log: ParquetPredictionLog, service: str) -> Observer:
             log.append_rendered(kept, render, n_rows=n_rows, n_bytes=n_bytes)
 
     def render(requests: Sequence[ServedRequest]) -> list[RequestColumns]:
-        groups: dict[Arm, list[ServedRequest]] = {}
-        for served in requests:
-            groups.setdefault(served.arm, []).append(served)
-        return [_columns(service, arm, group) for arm, group in groups.items()]
+        arms = set(map(_ARM, requests))
+        if len(arms) == 1:
+            return [_columns(service, arms.pop(), requests)]
+        return [_columns(service, arm, [r for r in requests if r.arm is arm]) for arm in arms]
 
     return observe
 
