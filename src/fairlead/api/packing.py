@@ -40,6 +40,12 @@ __all__ = ["pack"]
 _SKILL = "pack"
 _BATCH_ROWS = 256
 _PROFILE_ROWS = 100_000
+_RUN_BY = {
+    "onnx": "ONNX Runtime",
+    "pyfunc": "its own library",
+    "python": "its own code",
+    "ensemble": "the bundles in it",
+}
 
 
 def pack(
@@ -50,6 +56,9 @@ def pack(
     out: str | Path,
     name: str | None = None,
     features: Sequence[str] = (),
+    include: Sequence[str | Path] = (),
+    preprocess: str | None = None,
+    postprocess: str | None = None,
     trust: bool = False,
     replace: bool = False,
     context: Context | None = None,
@@ -61,13 +70,17 @@ def pack(
 
     Args:
         model: An ONNX, skops, XGBoost, LightGBM or torch-export file, an MLflow model directory, a
-            bundle, or `module:attribute`.
+            bundle, `module:attribute`, `file.py:attribute`, or an ensemble (`.toml`).
         data: Rows, see `fairlead.backends.datasets.load_dataset`.
         labels: Column with the truth; without it the bundle has no scores.
         out: Directory to create.
         name: Name of the model; the name of its file when None.
         features: Columns of the model's single input, in order; for models that do not name them,
             when the data has further numeric columns.
+        include: Files and folders that Python code loads; they are copied into the bundle.
+        preprocess: `file.py:name` of a function that turns the columns of a request into those of
+            the model; it becomes part of the bundle.
+        postprocess: `file.py:name` of a function that turns the model's outputs into the answer.
         trust: Whether code and pickles that came with the model may run.
         replace: Whether an existing directory may be replaced.
         context: Workspace and progress; opened from the environment when None.
@@ -84,24 +97,67 @@ def pack(
         WorkspaceError: The target or the workspace cannot be written.
         MissingExtraError: A library that the format needs is not installed.
     """
-    from fairlead.backends.intake import take_in
-
     target = user_path(out)
     _check_target(target, replace=replace)
     ctx = (context or Context.open()).ready_to_record()
     rows = data if isinstance(data, Dataset) else load_dataset(data, labels=labels)
     artifact = Artifact.from_reference(str(model))
+    given = _Given(artifact, tuple(include), preprocess, postprocess, tuple(features), trust)
     progress = ctx.progress
     progress.begin(f"pack {artifact.format} model", total=3)
     with scratch_folder("pack") as folder:
-        converted = take_in(artifact, rows, folder, trust=trust, features=features)
+        converted = _taken_in(given, rows, folder)
         progress.advance()
-        packing = _examine(converted, rows, name or _default_name(artifact))
+        packing = _examine(converted, rows, name or converted.name or _default_name(artifact))
         progress.advance()
         bundle = _write(packing, artifact, target, replace=replace)
         progress.advance()
         converted.runner.close()
     return ctx.record(_outcome(bundle, packing))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What was handed over to be packed."""
+
+    artifact: Artifact
+    include: tuple[str | Path, ...]
+    preprocess: str | None
+    postprocess: str | None
+    features: tuple[str, ...]
+    trust: bool
+
+
+def _taken_in(given: _Given, rows: Dataset, folder: Path) -> Converted:
+    """Bring the model into the format it will run in, with the code around it."""
+    from fairlead.api.wrapping import wrap
+    from fairlead.backends.intake import take_in
+
+    artifact, trust = given.artifact, given.trust
+    if given.preprocess is None and given.postprocess is None:
+        return take_in(
+            artifact, rows, folder, trust=trust, features=given.features, include=given.include
+        )
+
+    def pack_model(reached: Dataset, features: Sequence[str], place: Path) -> Bundle:
+        work = folder / "inner"
+        work.mkdir()
+        inner = take_in(
+            artifact, reached, work, trust=trust, features=features, include=given.include
+        )
+        packing = _examine(inner, reached, _default_name(artifact))
+        inner.runner.close()
+        return _write(packing, artifact, place, replace=False)
+
+    return wrap(
+        rows,
+        folder,
+        pack_model=pack_model,
+        preprocess=given.preprocess,
+        postprocess=given.postprocess,
+        features=given.features,
+        trust=trust,
+    )
 
 
 @dataclass(frozen=True)
@@ -145,6 +201,7 @@ def _examine(converted: Converted, rows: Dataset, name: str) -> _Packing:
         name=name,
         kind=converted.kind,
         model_file=converted.model_file,
+        entry=converted.entry,
         task=roles.task,
         signature=signature,
         feature_columns=columns,
@@ -185,6 +242,7 @@ def _write(packing: _Packing, artifact: Artifact, target: Path, *, replace: bool
             packing.outputs,
             flavors=converted.flavors,
             packages=converted.packages,
+            requirements=converted.requirements,
         )
 
     parent, runtime = None, RuntimeSettings()
@@ -218,13 +276,12 @@ def _outcome(bundle: Bundle, packing: _Packing) -> Outcome[Bundle]:
     manifest, scores = packing.manifest, packing.scores
     primary = scores.primary
     quality = f", {primary.metric} {primary.value:.4g}" if primary else ""
-    runs_on = "ONNX Runtime" if manifest.kind == "onnx" else "its own library"
     report = Report(
         skill=_SKILL,
         title=f"Pack {manifest.name}",
         summary=(
-            f"{manifest.name} {bundle.version}: {manifest.task} model, run by {runs_on}{quality} "
-            f"on {packing.rows.n_rows} rows."
+            f"{manifest.name} {bundle.version}: {manifest.task} model, "
+            f"run by {_RUN_BY[manifest.kind]}{quality} on {packing.rows.n_rows} rows."
         ),
         measures=_measures(bundle, packing),
         findings=_findings(packing),

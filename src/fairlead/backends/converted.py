@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fairlead.core.bundle import Task
+from fairlead.core.bundle import ModelKind, Task
 from fairlead.core.ports import Runner
 from fairlead.core.signature import Signature
 from fairlead.measure.agreement import Agreement
@@ -34,10 +34,13 @@ class Converted:
         packages: Name → version of the libraries that took part.
         flavors: Entries of the MLmodel file beside those of an ONNX model.
         needs_trust: Whether loading it runs code that came with it.
+        name: Name of the model, where the original says it.
+        entry: What Python code in the bundle is entered by.
+        requirements: Lines of requirements.txt beside those of known packages.
         keeps_mlmodel: Whether `fill` brings an MLmodel file that must stay as it is.
     """
 
-    kind: Literal["onnx", "pyfunc"]
+    kind: ModelKind
     model_file: str
     fill: Callable[[Path], None]
     runner: Runner
@@ -51,6 +54,9 @@ class Converted:
     flavors: Mapping[str, Any] = field(default_factory=dict)
     needs_trust: bool = False
     keeps_mlmodel: bool = False
+    name: str | None = None
+    entry: str | None = None
+    requirements: tuple[str, ...] = ()
 
     @property
     def signature(self) -> Signature:

@@ -1,4 +1,4 @@
-"""Objects named by the user as `package.module:attribute`."""
+"""Objects named by the user as `package.module:attribute` or `file.py:attribute`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fairlead.backends.code_files import split_reference
 from fairlead.core.errors import NotFoundError
 
 __all__ = ["load_attribute"]
 
 
 def load_attribute(reference: str) -> Any:  # noqa: ANN401 (whatever the user named)
-    """Import what `package.module:attribute` names; the working directory is searched too.
+    """Import what `package.module:attribute` or `file.py:attribute` names.
+
+    Modules are looked for in the working directory too.
 
     Naming it is the consent to run its code.
 
     Raises:
         NotFoundError: There is no such module or attribute, or importing it failed.
     """
-    module_name, _, attribute = reference.partition(":")
-    with _working_directory_importable():
+    file, module_name, attribute = split_reference(reference)
+    # A module of another file may have the same name.
+    other = None if file is None else sys.modules.pop(module_name, None)
+    with _importable(Path.cwd() if file is None else file.parent):
         try:
             found: Any = importlib.import_module(module_name)
+            if other is not None:
+                sys.modules[module_name] = other
         except (Exception, SystemExit) as exc:
             raise NotFoundError(
                 f"importing `{module_name}` failed: {type(exc).__name__}: {exc}".splitlines()[0],
@@ -43,8 +50,8 @@ def load_attribute(reference: str) -> Any:  # noqa: ANN401 (whatever the user na
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
+def _importable(place: Path) -> Iterator[None]:
+    folder = str(place)
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:

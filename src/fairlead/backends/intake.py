@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +9,19 @@ from typing import Any
 
 from fairlead.backends.boosting_models import convert_lightgbm, convert_xgboost
 from fairlead.backends.converted import Converted
+from fairlead.backends.ensemble_packing import convert_ensemble
 from fairlead.backends.imports import load_attribute
 from fairlead.backends.mlflow import column_names, keep_pyfunc, load_pyfunc, read_mlmodel
 from fairlead.backends.onnx_models import convert_onnx
+from fairlead.backends.python_models import convert_python, is_model_code
 from fairlead.backends.runners import open_runner
 from fairlead.backends.sklearn_models import convert_estimator, convert_skops, is_estimator
 from fairlead.backends.torch_models import convert_module, convert_torch_export, is_module
 from fairlead.core.artifact import Artifact
-from fairlead.core.bundle import Bundle
+from fairlead.core.bundle import Bundle, copy_model_files
 from fairlead.core.dataset import Dataset
-from fairlead.core.errors import ModelError
+from fairlead.core.ensemble import read_draft
+from fairlead.core.errors import ModelError, UsageError
 
 __all__ = ["take_in"]
 
@@ -31,6 +33,7 @@ def take_in(
     *,
     trust: bool = False,
     features: Sequence[str] = (),
+    include: Sequence[str | Path] = (),
 ) -> Converted:
     """Bring a model into the format it will run in.
 
@@ -40,18 +43,30 @@ def take_in(
         work: Empty folder for files in between.
         trust: Whether code and pickles that came with the model may run.
         features: Columns of a single stacked input, in order.
+        include: Files that Python code loads.
 
     Raises:
+        UsageError: Files are included for a model that is no Python code.
         ModelError: It cannot be read or converted.
         UntrustedError: Loading would run code, and `trust` is off.
         DataError: The columns do not fit the model.
         MissingExtraError: A library that it needs is not installed.
     """
     if artifact.format == "import-string":
-        return _from_import(artifact.reference, dataset, work, trust, features)
+        return _from_import(artifact.reference, dataset, work, trust, features, include)
+    if include:
+        raise UsageError(
+            f"{artifact.reference} is no Python code, so nothing would read the included files",
+            hint="leave --include out, or pack a class whose load() reads them",
+        )
     path = Path(artifact.path or "")
     if artifact.format == "bundle":
         return _from_bundle(path, dataset, work, trust, features)
+    if artifact.format == "ensemble":
+        draft = read_draft(path)
+        return convert_ensemble(
+            draft, dataset, work, base=path.parent, trust=trust, features=features
+        )
     if artifact.format == "mlflow":
         return _from_mlflow(path, dataset, work, trust, features)
     return _from_file(artifact.format, path, dataset, work, trust, features)
@@ -73,9 +88,16 @@ def _from_file(
 
 
 def _from_import(
-    reference: str, dataset: Dataset, work: Path, trust: bool, features: Sequence[str]
+    reference: str,
+    dataset: Dataset,
+    work: Path,
+    trust: bool,
+    features: Sequence[str],
+    include: Sequence[str | Path],
 ) -> Converted:
     value = load_attribute(reference)
+    if is_model_code(value):
+        return convert_python(reference, dataset, work, features=features, include=include)
     is_model = is_estimator(value) or is_module(value)
     if isinstance(value, type) or (callable(value) and not is_model):
         value = _made_by(value, reference)
@@ -84,8 +106,10 @@ def _from_import(
     if is_estimator(value):
         return convert_estimator(value, dataset, work, trust=trust, features=features)
     raise ModelError(
-        f"{reference} is a {type(value).__name__}, neither an estimator nor a torch module",
-        hint="name a fitted estimator, a torch module, or a function that returns one",
+        f"{reference} is a {type(value).__name__}, neither an estimator nor a torch module, "
+        "nor code that predicts",
+        hint="name a fitted estimator, a torch module, a function that returns one, or a class "
+        "with predict(self, inputs)",
     )
 
 
@@ -111,12 +135,11 @@ def _from_bundle(
         runner = open_runner(bundle, trust=trust)
 
         def fill(folder: Path) -> None:
-            shutil.copytree(
-                path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("fairlead")
-            )
+            copy_model_files(bundle.path, folder)
 
         converted = Converted(
-            kind="pyfunc",
+            kind=manifest.kind,
+            entry=manifest.entry,
             model_file=manifest.model_file,
             fill=fill,
             runner=runner,

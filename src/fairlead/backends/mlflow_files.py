@@ -8,7 +8,7 @@ import platform
 import sys
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ def write_mlflow_files(
     *,
     flavors: Mapping[str, Any],
     packages: Mapping[str, str],
+    requirements: Sequence[str] = (),
 ) -> None:
     """Write MLmodel, the environment files, and an example of the input.
 
@@ -51,6 +52,7 @@ def write_mlflow_files(
         outputs: What the model gave for them.
         flavors: Entries of the MLmodel file; empty for an ONNX model.
         packages: Name → version of the libraries that took part.
+        requirements: Further lines of requirements.txt.
     """
     columns = _columns(manifest, dataset)
     if columns:
@@ -70,8 +72,7 @@ def write_mlflow_files(
         "artifact_path": "input_example.json",
         "serving_input_path": "serving_input_example.json",
     }
-    requirements = _requirements(packages)
-    _write_environment(folder, requirements)
+    _write_environment(folder, _requirements(packages, requirements))
     signature = {
         "inputs": json.dumps(inputs),
         "outputs": json.dumps(_output_types(manifest, outputs, is_table=bool(columns))),
@@ -139,13 +140,13 @@ def _write_json(path: Path, document: Any) -> None:  # noqa: ANN401
     path.write_text(json.dumps(document, ensure_ascii=False) + "\n")
 
 
-def _requirements(packages: Mapping[str, str]) -> list[str]:
+def _requirements(packages: Mapping[str, str], further: Sequence[str]) -> list[str]:
     running = {"onnxruntime", "numpy", "scikit-learn", "skops", "xgboost", "lightgbm"}
     pinned = {**versions_of("mlflow", "numpy", "pandas"), **packages}
     kept = {n: v for n, v in pinned.items() if n in running | {"mlflow", "numpy", "pandas"}}
-    return [f"{name}=={version}" for name, version in sorted(kept.items())] + [
-        name for name in ("mlflow", "pandas") if name not in kept
-    ]
+    lines = [f"{name}=={version}" for name, version in sorted(kept.items())]
+    lines += [name for name in ("mlflow", "pandas") if name not in kept]
+    return [*lines, *(line for line in further if line not in lines)]
 
 
 def _write_environment(folder: Path, requirements: list[str]) -> None:

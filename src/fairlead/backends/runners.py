@@ -24,7 +24,9 @@ def open_runner(
         ModelError: The model cannot be loaded.
         MissingExtraError: The library that runs it is not installed.
     """
-    if bundle.manifest.needs_trust and not trust:
+    # What a bundle says of itself does not decide: code in it is code, whatever it says.
+    runs_code = bundle.manifest.needs_trust or bundle.manifest.kind == "python"
+    if runs_code and not trust:
         raise UntrustedError(
             f"{bundle.path} holds a {bundle.manifest.kind} model whose loading runs its own code",
             hint="add --trust if you know where it comes from, or pack it as ONNX",
@@ -33,6 +35,29 @@ def open_runner(
         from fairlead.backends.onnxruntime import OnnxRunner
 
         return OnnxRunner(bundle.model_path, runtime or bundle.runtime)
+    if bundle.manifest.kind == "python":
+        return _open_python(bundle, runtime or bundle.runtime)
+    if bundle.manifest.kind == "ensemble":
+        from fairlead.backends.ensembles import EnsembleRunner
+
+        def open_step(part: Bundle, settings: RuntimeSettings) -> Runner:
+            return open_runner(part, runtime=settings, trust=trust)
+
+        return EnsembleRunner(bundle, open_step, runtime=runtime)
     from fairlead.backends.mlflow import PyfuncRunner
 
     return PyfuncRunner(bundle.model_path, bundle.signature, trust=trust)
+
+
+def _open_python(bundle: Bundle, runtime: RuntimeSettings) -> Runner:
+    from fairlead.backends.python_runner import (
+        CODE_FOLDER,
+        INCLUDED_FOLDER,
+        CodeObject,
+        ModelContext,
+        PythonRunner,
+    )
+
+    context = ModelContext(bundle.path / INCLUDED_FOLDER, runtime.intra_op_threads or 1)
+    made = CodeObject(bundle.path / CODE_FOLDER, bundle.manifest.entry or "", context)
+    return PythonRunner(made, bundle.signature)

@@ -13,7 +13,15 @@ from fairlead.core.values import Value
 __all__ = ["Artifact", "ArtifactFormat"]
 
 ArtifactFormat = Literal[
-    "onnx", "skops", "xgboost", "lightgbm", "torch-export", "import-string", "mlflow", "bundle"
+    "onnx",
+    "skops",
+    "xgboost",
+    "lightgbm",
+    "torch-export",
+    "import-string",
+    "mlflow",
+    "bundle",
+    "ensemble",
 ]
 
 _SUFFIXES: dict[str, ArtifactFormat] = {
@@ -23,12 +31,14 @@ _SUFFIXES: dict[str, ArtifactFormat] = {
     ".xgb": "xgboost",
     ".lgb": "lightgbm",
     ".pt2": "torch-export",
+    ".toml": "ensemble",
 }
 _BUNDLE_FILES = ("bundle.json", "digests.json")
 _PICKLES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".dill"}
 _FORMATS_HINT = (
     "give .onnx, .skops, an XGBoost file (.ubj, .json, .xgb), a LightGBM file (.txt, .lgb), "
-    "a torch export (.pt2), an MLflow model directory, a bundle, or module:attribute"
+    "a torch export (.pt2), an MLflow model directory, a bundle, module:attribute, "
+    "file.py:attribute, or an ensemble (.toml)"
 )
 
 
@@ -59,7 +69,10 @@ class Artifact(Value):
             return _from_directory(reference, path)
         if path.is_file():
             return _from_file(reference, path)
-        if ":" in reference and "/" not in reference.split(":")[0]:
+        where = reference.rpartition(":")[0]
+        if where.endswith(".py") and user_path(where).is_file():
+            return _from_code(reference, user_path(where))
+        if where and "/" not in where:
             return cls(
                 reference=reference,
                 format="import-string",
@@ -68,6 +81,16 @@ class Artifact(Value):
                 size_bytes=0,
             )
         raise NotFoundError(f"there is no model at {reference}", hint=_FORMATS_HINT)
+
+
+def _from_code(reference: str, file: Path) -> Artifact:
+    return Artifact(
+        reference=reference,
+        format="import-string",
+        path=None,
+        digest=digest_file(file),
+        size_bytes=file.stat().st_size,
+    )
 
 
 def _from_directory(reference: str, path: Path) -> Artifact:

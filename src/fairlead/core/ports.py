@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fairlead.core.signature import Signature
 
-__all__ = ["Array", "Feeds", "Progress", "Runner", "SilentProgress", "StreamingRunner"]
+__all__ = ["Array", "Feeds", "Outputs", "Progress", "Runner", "SilentProgress", "StreamingRunner"]
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -40,6 +40,18 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free what the model holds."""
+
+
+class Outputs(dict[str, Array]):
+    """Outputs by name that also tell where the time went.
+
+    Attributes:
+        parts_ms: Step → time that it ran, in milliseconds.
+    """
+
+    def __init__(self, outputs: Mapping[str, Array], parts_ms: Mapping[str, float]) -> None:
+        super().__init__(outputs)
+        self.parts_ms = dict(parts_ms)
 
 
 @runtime_checkable

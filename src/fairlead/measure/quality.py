@@ -65,7 +65,21 @@ def run_batches(
             batch = {name: _padded(array, fixed) for name, array in batch.items()}
         for name, array in runner.run(batch).items():
             pieces.setdefault(name, []).append(_rows_of(name, array, rows, fixed or rows))
-    return {name: np.concatenate(parts) for name, parts in pieces.items()}
+    return {name: _concatenated(parts) for name, parts in pieces.items()}
+
+
+def _concatenated(parts: list[Array]) -> Array:
+    """Put batches below one another; those of shorter sequences are filled up with zeros."""
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) == 1 or len({len(shape) for shape in shapes}) > 1:
+        return np.concatenate(parts)
+    widest = np.max(list(shapes), axis=0)
+    blank = "" if parts[0].dtype.kind == "O" else 0
+    wide = []
+    for part in parts:
+        gaps = [(0, 0), *((0, int(w - s)) for w, s in zip(widest, part.shape[1:], strict=True))]
+        wide.append(np.pad(part, gaps, constant_values=blank))
+    return np.concatenate(wide)
 
 
 def _padded(array: Array, size: int) -> Array:

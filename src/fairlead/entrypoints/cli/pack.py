@@ -17,7 +17,8 @@ def pack_command(
         str,
         typer.Argument(
             help="ONNX, skops, XGBoost, LightGBM or torch-export file, MLflow model directory, "
-            "bundle, or module:attribute (the working directory is searched for modules)."
+            "bundle, or module:attribute or file.py:attribute: an estimator, a torch module, a "
+            "class with predict(self, inputs), or a function of one argument; or ensemble.toml."
         ),
     ],
     data: Annotated[
@@ -41,6 +42,26 @@ def pack_command(
             "--features",
             help="Columns of the model's input in order, separated by commas; for models that do "
             "not name them.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="File or folder that Python code loads; repeat for more."),
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--preprocess",
+            metavar="FILE.py:NAME",
+            help="Function that turns the columns of a request into those of the model.",
+        ),
+    ] = None,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--postprocess",
+            metavar="FILE.py:NAME",
+            help="Function that turns the model's outputs into the answer.",
         ),
     ] = None,
     trust: Annotated[
@@ -68,6 +89,9 @@ def pack_command(
             out=out,
             name=name,
             features=names,
+            include=include or (),
+            preprocess=preprocess,
+            postprocess=postprocess,
             trust=trust,
             replace=replace,
             context=Context.open(progress=bars),
