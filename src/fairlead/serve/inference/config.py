@@ -23,6 +23,12 @@ class ServingConfig(Config):
     """Address to listen on."""
     http_port: int = Field(0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that share the port and the CPUs; with one there is no supervisor."""
+    worker_hang_s: float = Field(30.0, ge=1, le=3600)
+    """A worker whose event loop stands still for longer is replaced, in seconds."""
+    security: Path | None = None
+    """TOML file with tokens, certificates, rights, limits and audit; None keeps the defaults."""
     candidate_weight: float = Field(0.1, ge=0, le=1)
     """Share of the requests that the candidate gets at the start, when there is one."""
     version_policy: str = Field("all", pattern=r"^(all|latest:[1-9]\d{0,5})$")

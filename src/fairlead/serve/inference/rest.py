@@ -26,6 +26,7 @@ from fairlead.core.values import describe_validation_error
 from fairlead.core.version import __version__
 from fairlead.serve.inference import openinference as oip
 from fairlead.serve.inference.arms import Arm
+from fairlead.serve.inference.bus import Bus, LocalBus
 from fairlead.serve.inference.dataplane import Dataplane, InferenceRequest, retry_after_s
 from fairlead.serve.inference.metrics import ServingMetrics
 from fairlead.serve.inference.outcomes import OutcomeRing
@@ -53,6 +54,8 @@ class Service:
         metrics: What `/metrics` shows, or None when measuring is off.
         admin_token: Opens the control endpoints.
         max_body_bytes: Largest body after decompression.
+        bus: Reaches every worker of the service.
+        number: Which of the workers this is, from 0.
         endpoint: Where the service answers; set once it listens.
         is_draining: Whether it is about to stop.
     """
@@ -62,6 +65,8 @@ class Service:
     metrics: ServingMetrics | None
     admin_token: str = field(repr=False)
     max_body_bytes: int
+    bus: Bus = field(default_factory=LocalBus)
+    number: int = 0
     endpoint: Endpoint | None = None
     is_draining: bool = False
 
@@ -216,7 +221,8 @@ class _Handlers:
         metrics = self._service.metrics
         if metrics is None:
             raise NotFoundError("metrics are switched off", hint="serve with `--set metrics=true`")
-        return Response(metrics.render(self._dataplane), media_type=metrics.content_type)
+        answer = await self._service.bus.ask("metrics.read", {})
+        return Response(answer["text"], media_type=metrics.content_type)
 
     async def service(self, request: Request) -> Response:
         self._check_token(request)
@@ -238,14 +244,16 @@ class _Handlers:
                 f"this is no traffic split: {describe_validation_error(exc)}",
                 hint='send {"weights": {"baseline": 0.9, "candidate": 0.1}, "shadow": null}',
             ) from exc
-        self._dataplane.traffic.set(split)
-        return _json(split.model_dump(mode="json"))
+        told = split.model_dump(mode="json")
+        await self._service.bus.broadcast("traffic.set", told, keep="traffic")
+        return _json(told)
 
     async def outcomes(self, request: Request) -> Response:
         self._check_token(request)
         after = _whole(request, "after", 0)
         limit = min(_whole(request, "limit", 1000), _MAX_OUTCOMES)
-        return _json(self._service.outcomes.read(after, limit))
+        asked = {"after": after, "limit": limit}
+        return _json(await self._service.bus.ask("outcomes.read", asked))
 
     @property
     def _baseline(self) -> Arm:

@@ -10,9 +10,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fairlead.backends.cpus import usable_cpus
@@ -30,7 +30,9 @@ from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.extras import requires
 from fairlead.core.workspace import Workspace
+from fairlead.serve.inference.bus import Bus, LocalBus
 from fairlead.serve.inference.config import ServingConfig
+from fairlead.serve.inference.controls import connect_controls
 from fairlead.serve.inference.model_versions import ModelSource
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.planes import PlaneOpener
@@ -41,7 +43,7 @@ from fairlead.serve.inference.served import Observer
 if TYPE_CHECKING:
     from fairlead.serve.inference.rest import Service
 
-__all__ = ["ServerPlan", "run_server"]
+__all__ = ["ServerPlan", "Site", "loop_factory", "run_server", "serve_here", "watch_stdin"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
@@ -60,6 +62,7 @@ class ServerPlan:
         trust: Whether code that came with a model may run.
         cpu_limit: CPUs to plan for; None asks the machine.
         admin_token: Opens the control endpoints; None makes one up.
+        is_token_chosen: Whether somebody chose that token; set when it was made up.
         until_stdin_closes: Whether the end of standard input stops the server.
     """
 
@@ -70,6 +73,7 @@ class ServerPlan:
     trust: bool = False
     cpu_limit: int | None = None
     admin_token: str | None = field(default=None, repr=False)
+    is_token_chosen: bool = False
     until_stdin_closes: bool = False
 
     @property
@@ -99,27 +103,72 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
         import uvicorn  # noqa: F401
 
     name = check_service_name(plan.name)
+    is_chosen = plan.admin_token is not None
+    token = plan.admin_token or secrets.token_urlsafe(24)
+    plan = replace(plan, admin_token=token, is_token_chosen=is_chosen)
     with ExitStack() as stack:
         stack.enter_context(hold_service(plan.workspace, name))
         listener = stack.enter_context(_listening(plan.config.host, plan.config.http_port))
-        log = _open_log(plan, stack)
-        service = _assemble(plan, name, log)
-        stack.callback(service.repository.close)
-        service.repository.start()
-        endpoint = Endpoint(
-            service=name,
-            url=_url(listener),
-            pid=os.getpid(),
-            arms={arm.name: arm.bundle.digest for arm in service.dataplane.arms.values()},
-        )
-        service.endpoint = endpoint
 
-        def publish() -> None:
-            write_service(plan.workspace, endpoint, service.admin_token)
+        def publish(endpoint: Endpoint) -> None:
+            write_service(plan.workspace, endpoint, token)
             stack.callback(forget_service, plan.workspace, name)
             on_ready(endpoint)
 
-        _serve(plan, service, listener, publish)
+        place = Endpoint(service=name, url=_url(listener), pid=os.getpid(), arms={})
+        if plan.config.workers > 1:
+            from fairlead.serve.inference.supervising import supervise
+
+            supervise(plan, place, listener, publish)
+            return
+        watch = watch_stdin if plan.until_stdin_closes else None
+        serve_here(plan, Site(listener, place, on_listening=publish, watch_stdin=watch))
+
+
+async def _go_on(_: Endpoint) -> None:
+    """Need nothing before the first request."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What surrounds the event loop that serves: alone, or as one of several workers.
+
+    Attributes:
+        listener: Listening socket.
+        place: The endpoint as it is told to others, its arms left out.
+        bus: Reaches the other workers.
+        number: Which of the workers this is, from 0.
+        limits: File of the shared rate limits, or None for one worker.
+        before_listening: Awaited with the endpoint once the models are warm.
+        on_listening: Called with the endpoint once requests are taken.
+        watch_stdin: Calls back in another thread when standard input ends, or None.
+    """
+
+    listener: socket.socket
+    place: Endpoint
+    bus: Bus = field(default_factory=LocalBus)
+    number: int = 0
+    limits: int | None = None
+    before_listening: Callable[[Endpoint], Awaitable[None]] = _go_on
+    on_listening: Callable[[Endpoint], None] = lambda _: None
+    watch_stdin: Callable[[Callable[[], object]], None] | None = None
+
+
+def serve_here(plan: ServerPlan, site: Site) -> None:
+    """Load the models, serve in this process until it is told to stop, and drain.
+
+    Raises:
+        ModelError: A model cannot be loaded.
+        UntrustedError: Loading would run code that nobody approved.
+    """
+    with ExitStack() as stack:
+        log = _open_log(plan, stack)
+        service = _assemble(plan, plan.name, log, site)
+        stack.callback(service.repository.close)
+        service.repository.start()
+        arms = {arm.name: arm.bundle.digest for arm in service.dataplane.arms.values()}
+        service.endpoint = site.place.model_copy(update={"arms": arms})
+        _serve(plan, service, site)
 
 
 def _open_log(plan: ServerPlan, stack: ExitStack) -> ParquetPredictionLog | None:
@@ -132,7 +181,7 @@ def _open_log(plan: ServerPlan, stack: ExitStack) -> ParquetPredictionLog | None
     return log
 
 
-def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None) -> Service:
+def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, site: Site) -> Service:
     from fairlead.serve.inference.metrics import ServingMetrics
     from fairlead.serve.inference.rest import Service
 
@@ -168,8 +217,15 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None) -> 
         remembered=read_models(plan.workspace, name),
         remember=lambda document: write_models(plan.workspace, name, document),
     )
-    token = plan.admin_token or secrets.token_urlsafe(24)
-    return Service(repository, outcomes, metrics, token, config.max_body_bytes)
+    return Service(
+        repository,
+        outcomes,
+        metrics,
+        plan.admin_token or "",
+        config.max_body_bytes,
+        site.bus,
+        site.number,
+    )
 
 
 @contextmanager
@@ -195,9 +251,7 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _serve(
-    plan: ServerPlan, service: Service, listener: socket.socket, publish: Callable[[], None]
-) -> None:
+def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     import uvicorn
 
     from fairlead.serve.inference.rest import build_app
@@ -211,7 +265,7 @@ def _serve(
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            publish()
+            site.on_listening(service.endpoint or site.place)
 
         def drain(self) -> None:
             service.is_draining = True
@@ -237,18 +291,21 @@ def _serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.drain)
-        if plan.until_stdin_closes:
-            _watch_stdin(lambda: loop.call_soon_threadsafe(server.drain))
+        if site.watch_stdin is not None:
+            site.watch_stdin(lambda: loop.call_soon_threadsafe(server.drain))
+        connect_controls(service)
+        await site.before_listening(service.endpoint or site.place)
         watching = loop.create_task(service.repository.watch(plan.config.reload_every_s))
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[site.listener])
         watching.cancel()
         await service.repository.drain()
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop of this platform; None for Python's own."""
     try:
         import uvloop
     except ModuleNotFoundError:  # not on every platform
@@ -257,7 +314,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _watch_stdin(on_end: Callable[[], object]) -> None:
+def watch_stdin(on_end: Callable[[], object]) -> None:
     """Call back when standard input ends, which it does when the parent dies."""
 
     def wait() -> None:

@@ -1,0 +1,50 @@
+"""What a worker does when the bus says so: one handler per operation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fairlead.core.endpoint import TrafficSplit
+from fairlead.core.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from fairlead.serve.inference.rest import Service
+
+__all__ = ["connect_controls"]
+
+
+def connect_controls(service: Service) -> None:
+    """Let the bus reach a worker's traffic, metrics and outcomes."""
+    controls = _Controls(service)
+    bus = service.bus
+    bus.on("traffic.set", controls.set_traffic)
+    bus.on("metrics.take", controls.take_metrics)
+    bus.on("outcomes.take", controls.take_outcomes)
+    # With one worker, what it says is what the service says.
+    bus.on("metrics.read", controls.take_metrics)
+    bus.on("outcomes.read", controls.read_outcomes)
+
+
+class _Controls:
+    """The handlers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def set_traffic(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._service.dataplane.traffic.set(TrafficSplit.model_validate(body))
+        return {}
+
+    async def take_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
+        metrics = self._service.metrics
+        if metrics is None:
+            raise NotFoundError("metrics are switched off", hint="serve with `--set metrics=true`")
+        return {"text": metrics.render(self._service.dataplane).decode()}
+
+    async def take_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what is new to the supervisor: its cursors are by the number of the worker."""
+        after = body["after"].get(str(self._service.number), 0)
+        return self._service.outcomes.read(after, body["limit"])
+
+    async def read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._service.outcomes.read(body["after"], body["limit"])

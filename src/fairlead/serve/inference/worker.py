@@ -1,0 +1,144 @@
+"""One of several workers: a process that inherits its sockets and reads its plan from stdin.
+
+Started by the supervisor as `python -m fairlead.serve.inference.worker`; of no use to people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.bundle import Bundle
+from fairlead.core.endpoint import Endpoint
+from fairlead.core.errors import FairleadError
+from fairlead.core.workspace import Workspace
+from fairlead.serve.inference.bus import WorkerBus, say_failed
+from fairlead.serve.inference.config import ServingConfig
+from fairlead.serve.inference.model_versions import ModelSource
+from fairlead.serve.inference.server import ServerPlan, Site, serve_here
+
+__all__ = ["plan_document", "run_worker"]
+
+_BEAT_S = 0.5
+
+
+def plan_document(plan: ServerPlan, *, endpoint: Endpoint, cpus: int) -> dict[str, Any]:
+    """Return what a worker must know of the plan, as JSON.
+
+    Args:
+        plan: What the service serves, with its admin token.
+        endpoint: Where it answers.
+        cpus: CPUs that one worker may use.
+    """
+    return {
+        "sources": [[source.name, str(source.path)] for source in plan.sources],
+        "config": plan.config.model_dump(mode="json", exclude_defaults=True),
+        "home": str(plan.workspace.root),
+        "database_url": plan.workspace.database_url,
+        "candidate": None if plan.candidate is None else str(plan.candidate.path),
+        "trust": plan.trust,
+        "cpus": cpus,
+        "admin_token": plan.admin_token,
+        "is_token_chosen": plan.is_token_chosen,
+        "endpoint": endpoint.model_dump(mode="json"),
+    }
+
+
+def run_worker(document: dict[str, Any]) -> int:
+    """Serve until the supervisor says to stop, or is gone.
+
+    Args:
+        document: Of `plan_document`, with what the supervisor adds.
+
+    Returns:
+        The exit code.
+    """
+    # Ctrl-C reaches the whole group of processes; the supervisor decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end = socket.socket(fileno=document["bus"])
+    listener = socket.socket(fileno=document["listeners"]["http"])
+    bus = WorkerBus(document["n_workers"])
+    endpoint = Endpoint.model_validate(document["endpoint"])
+    plan = _plan(document)
+
+    async def join(found: Endpoint) -> None:
+        end.setblocking(False)
+        await bus.open(end)
+        await bus.join({"arms": found.arms})
+        _beat(bus)
+
+    site = Site(
+        listener,
+        endpoint,
+        bus,
+        number=document["worker"],
+        limits=document["limits"],
+        before_listening=join,
+        watch_stdin=lambda on_end: _end_with_supervisor(on_end, plan.config.drain_timeout_s),
+    )
+    try:
+        serve_here(plan, site)
+    except FairleadError as exc:
+        say_failed(end, exc)
+        return 2
+    return 0
+
+
+def _plan(document: dict[str, Any]) -> ServerPlan:
+    candidate = document["candidate"]
+    return ServerPlan(
+        sources=tuple(ModelSource(name, Path(path)) for name, path in document["sources"]),
+        config=ServingConfig.parse(document["config"]),
+        workspace=Workspace(Path(document["home"]), document["database_url"]),
+        candidate=None if candidate is None else Bundle.open(candidate),
+        trust=document["trust"],
+        cpu_limit=document["cpus"],
+        admin_token=document["admin_token"],
+        is_token_chosen=document["is_token_chosen"],
+    )
+
+
+def _beat(bus: WorkerBus) -> None:
+    """Tell the supervisor again and again that the event loop turns."""
+    bus.beat()
+    asyncio.get_running_loop().call_later(_BEAT_S, _beat, bus)
+
+
+def _end_with_supervisor(on_end: Callable[[], object], drain_timeout_s: float) -> None:
+    """Drain once standard input ends, which it does when the supervisor dies; then end anyhow."""
+
+    def wait() -> None:
+        with suppress(OSError, ValueError):
+            while os.read(0, 4096):
+                pass
+        last_resort = threading.Timer(drain_timeout_s + 1.0, os._exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
+        with suppress(RuntimeError):  # The event loop may have ended before.
+            on_end()
+
+    threading.Thread(target=wait, name="fairlead-stdin", daemon=True).start()
+
+
+def _read_plan() -> dict[str, Any]:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece:
+            sys.exit(1)
+        line += piece
+    document: dict[str, Any] = json.loads(line)
+    return document
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(_read_plan()))
