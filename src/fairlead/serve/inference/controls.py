@@ -18,10 +18,7 @@ def connect_controls(service: Service) -> None:
     controls = _Controls(service)
     bus = service.bus
     bus.on("traffic.set", controls.set_traffic)
-    bus.on("metrics.take", controls.take_metrics)
-    bus.on("outcomes.take", controls.take_outcomes)
-    # With one worker, what it says is what the service says.
-    bus.on("metrics.read", controls.take_metrics)
+    bus.on("metrics.read", controls.read_metrics)
     bus.on("outcomes.read", controls.read_outcomes)
 
 
@@ -35,16 +32,11 @@ class _Controls:
         self._service.dataplane.traffic.set(TrafficSplit.model_validate(body))
         return {}
 
-    async def take_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def read_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
         metrics = self._service.metrics
         if metrics is None:
             raise NotFoundError("metrics are switched off", hint="serve with `--set metrics=true`")
         return {"text": metrics.render(self._service.dataplane).decode()}
-
-    async def take_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return what is new to the supervisor: its cursors are by the number of the worker."""
-        after = body["after"].get(str(self._service.number), 0)
-        return self._service.outcomes.read(after, body["limit"])
 
     async def read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._service.outcomes.read(body["after"], body["limit"])

@@ -119,17 +119,19 @@ class Hub:
             )
             return self._settled(op, body, keep, list(zip(asked, found, strict=True)))
 
-    async def each(self, op: str, body: dict[str, Any]) -> dict[int, dict[str, Any]]:
-        """Ask every worker, and return what the ones that live said, by their place."""
+    async def each(
+        self, op: str, body: Callable[[Member], dict[str, Any]]
+    ) -> dict[int, dict[str, Any]]:
+        """Ask every worker something of its own; return what the living said, by their place."""
         asked = self.members
         found = await asyncio.gather(
-            *(member.link.ask(op, body) for member in asked), return_exceptions=True
+            *(member.link.ask(op, body(member)) for member in asked), return_exceptions=True
         )
-        return {
-            member.number: answer
-            for member, answer in zip(asked, found, strict=True)
-            if isinstance(answer, dict)
-        }
+        answers = dict(zip((member.number for member in asked), found, strict=True))
+        for error in answers.values():
+            if isinstance(error, FairleadError):
+                raise error
+        return {number: said for number, said in answers.items() if isinstance(said, dict)}
 
     async def ask(self, op: str, body: dict[str, Any]) -> dict[str, Any]:
         """Return the answer of the whole service."""

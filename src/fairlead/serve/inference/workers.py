@@ -257,7 +257,7 @@ class _ServiceAnswers:
         self._outcomes.end(place)
 
     async def _read_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
-        found = await self._hub.each("metrics.take", {})
+        found = await self._hub.each("metrics.read", lambda _: {})
         gauges = [
             ("fairlead_workers", "gauge", "Workers that take requests.", len(self._hub.members)),
             ("fairlead_worker_restarts_total", "counter", "Workers replaced.", self.n_restarts),
@@ -268,10 +268,12 @@ class _ServiceAnswers:
     async def _read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         # Two readers at once must not number one outcome twice.
         async with self._taking:
-            cursors = {str(m.number): self._outcomes.cursor(m.number) for m in self._hub.members}
-            pages = await self._hub.each("outcomes.take", {"after": cursors, "limit": _TAKEN})
+            pages = await self._hub.each("outcomes.read", self._unread)
             self._outcomes.take(pages)
             return self._outcomes.read(body["after"], body["limit"])
+
+    def _unread(self, member: Member) -> dict[str, Any]:
+        return {"after": self._outcomes.cursor(member.number), "limit": _TAKEN}
 
 
 def _mind(process: subprocess.Popen[bytes], plan: bytes, tell: Callable[[int], None]) -> None:
