@@ -16,6 +16,7 @@ from fairlead.core.errors import FairleadError
 from fairlead.core.signature import Signature, TensorSpec
 from fairlead.entrypoints.problem import PROBLEMS
 from fairlead.serve.inference import openinference as oip
+from fairlead.serve.inference.answer_frames import AnswerFrames
 from fairlead.serve.inference.json_tensors import tensor_from_json
 from fairlead.serve.inference.problems import STATUSES, status_of
 
@@ -79,10 +80,7 @@ def test_answers_survive_in_both_forms(drawn):
     )
     for is_binary in (True, False):
         message = oip.InferMessage("", {}, {"y": is_binary}, is_binary)
-        body, length = oip.encode(
-            message, request_id="r", model="m", version="1", outputs={"y": array},
-            signature=signature,
-        )  # fmt: skip
+        body, length = AnswerFrames("m", "1", signature).write(message, "r", {"y": array})
         document = json.loads(body[: length or len(body)])["outputs"][0]
         assert tuple(document["shape"]) == array.shape
         if is_binary:

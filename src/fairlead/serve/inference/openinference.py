@@ -9,28 +9,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import orjson
 
-from fairlead.backends.openinference import (
-    bytes_from_tensor,
-    datatype_of,
-    dtype_name,
-    tensor_from_bytes,
-)
+from fairlead.backends.openinference import datatype_of, dtype_name, tensor_from_bytes
 from fairlead.core.errors import DataError, SignatureError
 from fairlead.core.ports import Array
 from fairlead.core.signature import Signature, TensorSpec
-from fairlead.serve.inference.json_tensors import json_from_tensor, tensor_from_json
+from fairlead.serve.inference.json_tensors import tensor_from_json
 
 __all__ = [
     "HEADER_LENGTH",
     "InferMessage",
     "check_requested",
     "decode",
-    "encode",
     "model_metadata",
     "parse_json",
 ]
@@ -40,10 +34,10 @@ HEADER_LENGTH = "inference-header-content-length"
 _BINARY = {"binary_data", "binary_data_output", "binary_data_size"}
 _HINT = "see the Open Inference Protocol: every input has name, datatype, shape and data"
 _MAX_DIMENSIONS = 16
+_MAX_SIZE = 2**40
 
 
-@dataclass(frozen=True, slots=True)
-class InferMessage:
+class InferMessage(NamedTuple):
     """A decoded inference request.
 
     Attributes:
@@ -51,12 +45,14 @@ class InferMessage:
         feeds: Name → array.
         outputs: Requested output → whether it is wanted as binary; empty asks for all.
         is_binary: Whether outputs that are not requested by name are wanted as binary.
+        parameters: Parameters of the request.
     """
 
     id: str
     feeds: dict[str, Array]
     outputs: dict[str, bool]
     is_binary: bool
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse_json(raw: bytes | memoryview) -> dict[str, Any]:
@@ -116,49 +112,8 @@ def decode(body: bytes, header_length: str | None) -> InferMessage:
             hint="make the `binary_data_size` of every tensor add up to the body",
         )
     is_binary = parameters.get("binary_data_output", False) is True
-    return InferMessage(_id(document), feeds, _requested(document, is_binary), is_binary)
-
-
-def encode(
-    message: InferMessage,
-    *,
-    request_id: str,
-    model: str,
-    version: str,
-    outputs: Mapping[str, Array],
-    signature: Signature,
-) -> tuple[bytes, int | None]:
-    """Write the answer to a request.
-
-    Returns:
-        The body, and the length of its JSON header when binary tensors follow it.
-    """
-    chosen = message.outputs or dict.fromkeys(
-        (spec.name for spec in signature.outputs), message.is_binary
-    )
-    documents: list[dict[str, Any]] = []
-    raws: list[bytes] = []
-    for name, is_binary in chosen.items():
-        array = outputs[name]
-        document: dict[str, Any] = {"name": name, "shape": list(array.shape)}
-        if is_binary:
-            document["datatype"], raw = bytes_from_tensor(array)
-            document["parameters"] = {"binary_data_size": len(raw)}
-            raws.append(raw)
-        else:
-            document["datatype"] = _datatype(array)
-            document["data"] = json_from_tensor(array)
-        documents.append(document)
-    answer = {
-        "id": request_id,
-        "model_name": model,
-        "model_version": version,
-        "outputs": documents,
-    }
-    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not raws:
-        return head, None
-    return b"".join((head, *raws)), len(head)
+    requested = _requested(document, is_binary)
+    return InferMessage(_id(document), feeds, requested, is_binary, parameters)
 
 
 def check_requested(message: InferMessage, signature: Signature) -> None:
@@ -182,10 +137,6 @@ def model_metadata(
         "inputs": [_metadata(spec) for spec in signature.inputs],
         "outputs": [_metadata(spec) for spec in signature.outputs],
     }
-
-
-def _datatype(array: Array) -> str:
-    return "BYTES" if array.dtype.kind in "OUS" else datatype_of(array.dtype.name)
 
 
 def _metadata(spec: TensorSpec) -> dict[str, Any]:
@@ -230,12 +181,10 @@ def _tensor(item: dict[str, Any], name: str, view: memoryview, at: int) -> tuple
 
 def _shape(item: dict[str, Any], name: str) -> tuple[int, ...]:
     shape = item.get("shape")
-    is_valid = (
-        isinstance(shape, list)
-        and len(shape) <= _MAX_DIMENSIONS
-        and all(type(size) is int and 0 <= size < 2**40 for size in shape)
-    )
-    if not is_valid or math.prod(shape or ()) >= 2**40:
+    is_valid = type(shape) is list and len(shape) <= _MAX_DIMENSIONS
+    for size in shape if type(shape) is list else ():
+        is_valid = is_valid and type(size) is int and 0 <= size < _MAX_SIZE
+    if not is_valid or math.prod(shape or ()) >= _MAX_SIZE:
         raise SignatureError(
             f"input `{name}` has shape {str(shape)[:80]}, expected a list of sizes",
             hint="give one whole number of 0 or more per dimension, for example [1, 64]",
@@ -273,7 +222,7 @@ def _objects(
     document: dict[str, Any], key: str, *, allow_empty: bool = False
 ) -> list[dict[str, Any]]:
     items = document.get(key)
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    if type(items) is not list or any([type(item) is not dict for item in items]):
         raise DataError(f"`{key}` is {_shown(items)}, expected a list of objects", hint=_HINT)
     if not items and not allow_empty:
         raise DataError(f"`{key}` is empty", hint=_HINT)

@@ -25,6 +25,7 @@ from fairlead.core.errors import DataError, NotFoundError, UsageError
 from fairlead.core.values import describe_validation_error
 from fairlead.core.version import __version__
 from fairlead.serve.inference import openinference as oip
+from fairlead.serve.inference.answer_frames import AnswerFrames
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.bus import Bus, LocalBus
 from fairlead.serve.inference.dataplane import Dataplane, InferenceRequest, retry_after_s
@@ -149,14 +150,8 @@ class _Handlers:
                 is_probe=request.headers.get("fairlead-probe") == "1",
             )
         )
-        raw, length = oip.encode(
-            message,
-            request_id=answer.id,
-            model=self._dataplane.service,
-            version=answer.arm.version,
-            outputs=answer.outputs,
-            signature=answer.arm.signature,
-        )
+        frames = AnswerFrames(self._dataplane.service, answer.arm.version, answer.arm.signature)
+        raw, length = frames.write(message, answer.id, answer.outputs)
         headers = _arm_headers(answer.arm)
         if length is None:
             return Response(raw, headers=headers, media_type="application/json")
