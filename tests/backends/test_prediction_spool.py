@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -278,5 +277,5 @@ def test_a_spool_is_locked_by_its_writer(tmp_path):
     log.append_request(request())
     log.flush()
     assert make_segments(tmp_path, "s") == 0
-    assert len(os.listdir(tmp_path / "s")) == 1
+    assert [path.suffix for path in (tmp_path / "s").iterdir()] == [".spool"]
     log.close()

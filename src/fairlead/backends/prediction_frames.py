@@ -57,7 +57,7 @@ def encode_frame(kind: str, blocks: Mapping[str, Block]) -> bytes:
     for name, block in blocks.items():
         if isinstance(block, np.ndarray) and block.dtype.kind not in "OUS":
             little = block.dtype.newbyteorder("<")
-            raw = memoryview(np.ascontiguousarray(block, little).reshape(-1).view(np.uint8))
+            raw = np.ascontiguousarray(block, little).reshape(-1).view(np.uint8).data
             entries.append([name, _ARRAY, len(raw), list(block.shape), little.str])
         elif isinstance(block, np.ndarray):
             raw = json.dumps([_text(value) for value in block.ravel().tolist()]).encode()

@@ -102,6 +102,7 @@ class ParquetPredictionLog:
         self._changed = threading.Condition()
         self._writing = threading.Lock()
         self._is_closed = False
+        self._has_lost = False
         self._thread: threading.Thread | None = None
         self._n_written = 0
         self._n_dropped = 0
@@ -226,6 +227,7 @@ class ParquetPredictionLog:
             held = self._bytes + self._backlog_bytes
             if self._is_closed or held + size > self._buffer_bytes or self._segments.is_full:
                 self._n_dropped += rows
+                self._has_lost = True
                 return
             self._buffer.append((render, items))
             self._rows += rows
@@ -277,8 +279,8 @@ class ParquetPredictionLog:
             with self._changed:
                 self._changed.wait_for(self._is_urgent, timeout=self._patience_s())
                 waiters, self._waiters = self._waiters, []
-                is_closed = self._is_closed
-            is_well = self._write_for(waiters)
+                is_closed, has_lost, self._has_lost = self._is_closed, self._has_lost, False
+            is_well = self._write_for(waiters, has_lost=has_lost)
             if is_closed:
                 return
             if self._spools.size >= self._segment_bytes or self._spools.age_s >= self._segment_s:
@@ -300,8 +302,13 @@ class ParquetPredictionLog:
             return self._flush_s
         return max(0.01, self._segment_s - self._spools.age_s) if self._spools.size else None
 
-    def _write_for(self, waiters: Sequence[Done]) -> bool:
+    def _write_for(self, waiters: Sequence[Done], *, has_lost: bool) -> bool:
         problem: FairleadError | None = None
+        if has_lost and waiters:
+            problem = WorkspaceError(
+                "the prediction log had no room, so not every prediction is remembered",
+                hint="give it a faster disk or a larger `log_buffer_bytes`",
+            )
         try:
             self._write(must_sync=self.is_durable)
         except FairleadError as exc:

@@ -16,7 +16,7 @@ from fairlead.core.ports import Array, Feeds
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.methods.queue import BatchResult, Waiting
 from fairlead.serve.inference.problems import CLIENT_GONE, describe, status_of
-from fairlead.serve.inference.served import Observer, ServedRequest
+from fairlead.serve.inference.served import DurableObserver, Observer, ServedRequest
 from fairlead.serve.inference.traffic import Traffic
 
 __all__ = ["Answer", "Call", "Dataplane", "InferenceRequest"]
@@ -118,18 +118,24 @@ class Call:
             outputs = result.outputs
             if self.request.outputs is not None:
                 outputs = {name: outputs[name] for name in self.request.outputs}
-            self._tell(Answer(self.id, self.arm, outputs))
+            answer = Answer(self.id, self.arm, outputs)
+            if self._dataplane.is_durable and not self.request.is_probe:
+                self._dataplane.hold(self, answer)
+            else:
+                self.tell(answer)
         else:
             self._observe_failure(status_of(result), result)
-            self._tell(result)
+            self.tell(result)
 
     def cancel(self) -> None:
         """Forget the request, because nobody waits for the answer any more."""
         if self._waiting is not None and not self._waiting.is_over:
             self.arm.queue.cancel(self._waiting)
             self._observe_failure(CLIENT_GONE, None)
+        self._done = _unheard
 
-    def _tell(self, ending: Answer | Exception) -> None:
+    def tell(self, ending: Answer | Exception) -> None:
+        """Deliver the answer, or why there is none."""
         try:
             self._done(ending)
         except Exception:
@@ -209,6 +215,9 @@ class Dataplane:
         self.traffic = traffic
         self._timeout_s = timeout_s
         self._observers = tuple(observers)
+        self._durable = [item for item in self._observers if isinstance(item, DurableObserver)]
+        self._held: list[tuple[Call, Answer]] = []
+        self._n_held = 0
         self._versions = {arm.version: arm for arm in reversed(self.arms.values())}
         self._prefix = secrets.token_hex(5)
         self._numbers = itertools.count(1)
@@ -219,6 +228,11 @@ class Dataplane:
     def versions(self) -> tuple[str, ...]:
         """Versions of the arms, the baseline's first."""
         return tuple(dict.fromkeys(arm.version for arm in self.arms.values()))
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether answers wait until what is remembered of them is safe."""
+        return bool(self._durable)
 
     @property
     def baseline(self) -> Arm:
@@ -317,7 +331,7 @@ class Dataplane:
 
     async def drain(self) -> None:
         """Wait for what is under way, mirrored requests included, and tell the observers."""
-        while self.n_pending or self._shadows:
+        while self.n_pending or self._shadows or self._n_held:
             await asyncio.sleep(0.002)
         self._tell_observers()
 
@@ -338,6 +352,36 @@ class Dataplane:
         if served:
             for observer in self._observers:
                 observer(served)
+        if self._held:
+            self._commit()
+
+    def hold(self, call: Call, answer: Answer) -> None:
+        """Keep an answer back until what is remembered of it is safe."""
+        self._held.append((call, answer))
+        self._n_held += 1
+
+    def _commit(self) -> None:
+        """Have the requests of this tick made safe together, and then answer them."""
+        held, self._held = self._held, []
+        loop = asyncio.get_running_loop()
+        waits = len(self._durable)
+        problems: list[Exception] = []
+
+        def release(problem: Exception | None) -> None:
+            nonlocal waits
+            waits -= 1
+            if problem is not None:
+                problems.append(problem)
+            if waits == 0:
+                self._n_held -= len(held)
+                for call, answer in held:
+                    call.tell(problems[0] if problems else answer)
+
+        def done(problem: Exception | None) -> None:
+            loop.call_soon_threadsafe(release, problem)
+
+        for observer in self._durable:
+            observer.commit(done)
 
     def _mirror(self, request: InferenceRequest, call_id: str, arm: Arm, deadline: float) -> None:
         def done(ending: Answer | Exception) -> None:
@@ -350,6 +394,10 @@ class Dataplane:
             Call(self, request, call_id, arm, done).start(deadline)
         except Exception as exc:  # noqa: BLE001 (observed by the call; nobody waits for the answer)
             done(exc)
+
+
+def _unheard(ending: Answer | Exception) -> None:
+    """Take the place of a caller that is gone."""
 
 
 def retry_after_s(dataplane: Dataplane, error: BaseException) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -48,23 +48,40 @@ def log_observer(log: ParquetPredictionLog, service: str) -> Observer:
     """Return the observer that hands requests with valid inputs to the log.
 
     What it costs per request is a comparison and an addition; columns are made of many requests
-    at once, in the log's own thread.
+    at once, in the log's own thread. Where the log is durable, so is the observer.
     """
-    weights = _Weights()
+    return _DurableRecorder(log, service) if log.is_durable else _Recorder(log, service)
 
-    def observe(requests: Sequence[ServedRequest]) -> None:
+
+class _Recorder:
+    """Hands the requests of one service to the log."""
+
+    def __init__(self, log: ParquetPredictionLog, service: str) -> None:
+        self._log = log
+        self._service = service
+        self._weights = _Weights()
+
+    def __call__(self, requests: Sequence[ServedRequest], /) -> None:
+        """Buffer what is worth remembering."""
         kept = [item for item in requests if item.feeds is not None and not item.is_probe]
         if kept:
-            n_rows, n_bytes = weights.of(kept)
-            log.append_rendered(kept, render, n_rows=n_rows, n_bytes=n_bytes)
+            n_rows, n_bytes = self._weights.of(kept)
+            self._log.append_rendered(kept, self._render, n_rows=n_rows, n_bytes=n_bytes)
 
-    def render(requests: Sequence[ServedRequest]) -> list[RequestColumns]:
+    def _render(self, requests: Sequence[ServedRequest]) -> list[RequestColumns]:
+        service = self._service
         arms = set(map(_ARM, requests))
         if len(arms) == 1:
             return [_columns(service, arms.pop(), requests)]
         return [_columns(service, arm, [r for r in requests if r.arm is arm]) for arm in arms]
 
-    return observe
+
+class _DurableRecorder(_Recorder):
+    """The same, and answers wait for the disk."""
+
+    def commit(self, done: Callable[[Exception | None], None], /) -> None:
+        """Call back once the disk holds what was buffered."""
+        self._log.commit(done)
 
 
 class _Weights:

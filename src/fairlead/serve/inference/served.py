@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from fairlead.core.ports import Array, Feeds
 from fairlead.serve.inference.arms import Arm
 
-__all__ = ["Observer", "ServedRequest"]
+__all__ = ["DurableObserver", "Observer", "ServedRequest"]
 
 
 class ServedRequest(NamedTuple):
@@ -51,3 +51,14 @@ class ServedRequest(NamedTuple):
 
 Observer = Callable[[Sequence[ServedRequest]], None]
 """Told of requests some at a time, in the order in which they ended; it must not raise."""
+
+
+@runtime_checkable
+class DurableObserver(Protocol):
+    """An observer that answers wait for: what it heard of must survive before they are given."""
+
+    def __call__(self, requests: Sequence[ServedRequest], /) -> None:
+        """Hear of some requests."""
+
+    def commit(self, done: Callable[[Exception | None], None], /) -> None:
+        """Call back, from any thread, once everything heard so far is safe, or with the reason."""

@@ -1,0 +1,65 @@
+"""The prediction log of a real server: durable answers, rules, weight, and what people see of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairlead.backends.prediction_log import ParquetPredictionLog
+from fairlead.core.errors import EndpointError
+
+from .conftest import serving
+
+X = np.zeros((1, 4), np.float32)
+
+
+def test_a_durable_log_answers_only_what_the_disk_holds(wines, tmp_path):
+    settings = {"log_mode": "durable", "log_flush_s": 600}
+    with serving(tmp_path, wines, settings=settings) as handle:
+        with handle.client() as client:
+            for i in range(5):
+                client.infer({"x": X}, id=f"held{i}")
+        with ThreadPoolExecutor(8) as pool, handle.client() as client:
+            list(pool.map(lambda i: client.infer({"x": X}, id=f"many{i}"), range(40)))
+        handle.process.kill()
+        handle.process.wait()
+    batch = ParquetPredictionLog(tmp_path / ".fairlead" / "predictions").read("wines")
+    assert sorted(batch.ids) == sorted(
+        [*(f"held{i}" for i in range(5)), *(f"many{i}" for i in range(40))]
+    )
+
+
+def test_a_durable_log_that_cannot_be_written_refuses(wines, tmp_path):
+    with serving(tmp_path, wines, settings={"log_mode": "durable"}) as handle:
+        folder = tmp_path / ".fairlead" / "predictions" / "wines"
+        folder.rmdir()
+        folder.write_text("in the way")
+        with handle.client() as client, pytest.raises(EndpointError, match="507"):
+            client.infer({"x": X})
+        with handle.client() as client:
+            assert client.infer({"x": X}, is_probe=True).arm == "baseline"
+            assert "predictions_dropped_total 1.0" in client.metrics()
+        folder.unlink()
+        with handle.client() as client:
+            assert client.infer({"x": X}).arm == "baseline"
+
+
+def test_the_log_obeys_its_rules_and_stays_light(wines, tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[column]]\nmatch = "a"\naction = "redact"\n')
+    with serving(tmp_path, wines, settings={"log_rules": str(rules)}) as handle:
+        with handle.client() as client:
+            client.infer({"x": X}, id="one")
+        loaded = Path(f"/proc/{handle.process.pid}/maps").read_text()
+        assert "libarrow" not in loaded
+    batch = ParquetPredictionLog(tmp_path / ".fairlead" / "predictions").read("wines")
+    assert np.isnan(batch.inputs.columns["a"]).all()
+    assert not np.isnan(batch.inputs.columns["b"]).any()
+    with (
+        pytest.raises(EndpointError, match="rules"),
+        serving(tmp_path, wines, settings={"log_rules": str(tmp_path / "none.toml")}),
+    ):
+        pass
