@@ -63,3 +63,19 @@ def test_the_log_obeys_its_rules_and_stays_light(wines, tmp_path):
         serving(tmp_path, wines, settings={"log_rules": str(tmp_path / "none.toml")}),
     ):
         pass
+
+
+def test_what_the_log_loses_and_leaves_out_is_seen(wines, tmp_path, cli):
+    settings = {"log_buffer_bytes": 1 << 16, "log_rules": {"sample": [{"rate": 0}]}}
+    home = {"FAIRLEAD_HOME": str(tmp_path / ".fairlead")}
+    with serving(tmp_path, wines, settings=settings) as handle, handle.client() as client:
+        client.infer({"x": X})
+        client.infer({"x": np.zeros((5000, 4), np.float32)})
+        while "predictions_left_out_total 1.0" not in client.metrics():
+            pass
+        done = cli("serve", "status", "wines", "--json", env=home, check=0)
+        assert done.json["details"]["services"][0]["prediction_log"] == {
+            "logged": 0, "dropped": 5000, "left_out": 1,
+        }  # fmt: skip
+        shown = cli("serve", "status", env=home, check=0)
+    assert "dropped 5,000 predictions" in shown.stderr + shown.stdout

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fairlead.api.context import Context
 from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
-from fairlead.core.errors import NotFoundError
-from fairlead.core.report import Measure, Outcome, Report, Table
+from fairlead.core.errors import FairleadError, NotFoundError
+from fairlead.core.report import Finding, Measure, Outcome, Report, Table
 
 if TYPE_CHECKING:
     from fairlead.backends.services import ServiceRecord
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["run_server", "score_batch", "serve", "service_status", "stop_service"]
 
 _SKILL = "model-serving-patterns"
+_COUNTED = "fairlead_predictions_"
+_LOG_COUNTS = ("logged", "dropped", "left_out")
 
 
 def serve(
@@ -211,38 +213,59 @@ def stop_service(
 
 
 def _status_report(records: Sequence[ServiceRecord], ctx: Context) -> Report:
-    rows = []
+    rows, documents = [], []
     for record in records:
         end = record.endpoint
         arms = ", ".join(f"{arm} {digest[7:19]}" for arm, digest in end.arms.items())
-        state = "ready" if record.is_alive and _is_ready(record) else "not ready"
-        rows.append((end.service, state if record.is_alive else "dead", end.url, end.pid, arms))
+        is_ready, log = _ask(record) if record.is_alive else (False, {})
+        state = "ready" if is_ready else "not ready" if record.is_alive else "dead"
+        counts = tuple(log.get(name, "") for name in _LOG_COUNTS)
+        rows.append((end.service, state, end.url, end.pid, arms, *counts))
+        documents.append(
+            {**end.model_dump(mode="json"), "is_alive": record.is_alive, "prediction_log": log}
+        )
     alive = sum(record.is_alive for record in records)
     return Report(
         skill=_SKILL,
         title="Services",
         summary=f"{alive} of {len(records)} recorded services in {ctx.workspace.root} run.",
         measures=(Measure(name="running_services", value=alive, unit="count"),),
+        findings=_losses(documents),
         tables=(
             Table(
                 title="Services",
-                columns=("service", "state", "url", "process", "arms"),
+                columns=("service", "state", "url", "process", "arms", *_LOG_COUNTS),
                 rows=tuple(rows),
             ),
         ),
-        details={
-            "services": [
-                {**r.endpoint.model_dump(mode="json"), "is_alive": r.is_alive} for r in records
-            ]
-        },
+        details={"services": documents},
     )
 
 
-def _is_ready(record: ServiceRecord) -> bool:
+def _losses(documents: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(
+            level="warning",
+            text=f"{document['service']} dropped {document['prediction_log']['dropped']:,} "
+            "predictions from its log",
+            advice="look for a full or slow disk, or raise `log_buffer_bytes`",
+        )
+        for document in documents
+        if document["prediction_log"].get("dropped")
+    )
+
+
+def _ask(record: ServiceRecord) -> tuple[bool, dict[str, int]]:
+    """Return whether a server is ready, and what became of its predictions, where it says so."""
     from fairlead.backends.endpoint import EndpointClient
 
-    client = EndpointClient(record.endpoint.url, record.endpoint.service, timeout_s=5.0)
-    try:
-        return client.ready()
-    finally:
-        client.close()
+    with EndpointClient(record.endpoint.url, record.endpoint.service, timeout_s=5.0) as client:
+        try:
+            lines = client.metrics().splitlines()
+        except FairleadError:
+            lines = []  # Its metrics are switched off, or behind a key.
+        found = (line.rpartition(" ") for line in lines if line.startswith(_COUNTED))
+        log = {name.removeprefix(_COUNTED): value for name, _, value in found}
+        return client.ready(), {
+            name: int(float(log[f"{name}_total"])) for name in _LOG_COUNTS if f"{name}_total" in log
+        }

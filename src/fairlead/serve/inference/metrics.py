@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fairlead.backends.prediction_log import LogCounts
 from fairlead.core.extras import requires
 from fairlead.serve.inference.served import ServedRequest
 
@@ -61,12 +62,12 @@ class _ArmTally:
 class ServingMetrics:
     """Counts and times requests."""
 
-    def __init__(self, service: str, logged: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, service: str, logged: Callable[[], LogCounts]) -> None:
         """Create the metrics.
 
         Args:
             service: Name of the service, the label `model`.
-            logged: Returns how many predictions were written and dropped so far.
+            logged: Returns what became of the predictions so far.
 
         Raises:
             MissingExtraError: `prometheus_client` is not installed.
@@ -126,13 +127,13 @@ class ServingMetrics:
             requests.add_metric((model, version, arm, str(status)), count)
         yield requests
         yield from self._times()
-        written, dropped = self._logged()
-        yield CounterMetricFamily(
-            "fairlead_predictions_logged", "Predictions written.", value=written
-        )
-        yield CounterMetricFamily(
-            "fairlead_predictions_dropped", "Predictions that could not be written.", value=dropped
-        )
+        counts = self._logged()
+        for name, text, value in (
+            ("logged", "Predictions written.", counts.n_written),
+            ("dropped", "Predictions that could not be written.", counts.n_dropped),
+            ("left_out", "Predictions that the log's rules did not want.", counts.n_left_out),
+        ):
+            yield CounterMetricFamily(f"fairlead_predictions_{name}", text, value=value)
         yield from self._gauges()
 
     def _times(self) -> Iterator[Any]:

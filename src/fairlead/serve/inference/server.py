@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fairlead.backends.cpus import usable_cpus
-from fairlead.backends.prediction_log import ParquetPredictionLog
+from fairlead.backends.prediction_log import LogCounts, ParquetPredictionLog
 from fairlead.backends.server_process import port_error
 from fairlead.backends.services import (
     check_service_name,
@@ -189,7 +189,7 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
     outcomes = OutcomeRing()
     metrics = None
     if config.metrics:
-        metrics = ServingMetrics(name, lambda: (log.n_written, log.n_dropped) if log else (0, 0))
+        metrics = ServingMetrics(name, lambda: log.counts if log else LogCounts(0, 0, 0))
 
     def observers(model: str) -> list[Observer]:
         # Rollouts decide by the outcomes, and they are about the default model.
