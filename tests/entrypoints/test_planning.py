@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fairlead.api import plan
-from fairlead.core.errors import DataError, NotFoundError, PlanError, RefusedError
+from fairlead.core.errors import DataError, ModelError, NotFoundError, PlanError, RefusedError
 
 
 @pytest.fixture
@@ -107,3 +107,13 @@ def test_features_reach_the_step_that_packs(make):
     names = [f"pixel_{i}" for i in range(64)]
     made = make("quantize my model", features=names)
     assert made.steps[0].settings["features"] == names
+
+
+def test_a_model_that_cannot_be_opened_makes_no_plan(make, material, tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes((material / "model.onnx").read_bytes()[:3000])
+
+    with pytest.raises(ModelError, match="not a valid ONNX model") as caught:
+        make("quantize my model", model=str(broken))
+
+    assert caught.value.hint

@@ -358,6 +358,33 @@ def test_ctrl_c_says_that_the_same_command_goes_on(broken, plan_text, tmp_path):
     assert "Traceback" not in said
 
 
+def test_sigterm_says_where_the_plan_stopped_and_the_same_command_goes_on(broken, tmp_path):
+    from fairlead.api import plan, write_plan
+
+    model, rows = str(broken / "model.onnx"), str(broken / "holdout.parquet")
+    write_plan(
+        plan("quantize my model to int8", model=model, data=rows, labels="label"),
+        tmp_path / "plan.toml",
+    )
+    command = [sys.executable, "-m", "fairlead", "run", "plan.toml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while "step 2" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 143
+    assert "stopped in step 2 of " in said
+    assert "1 finished before it, kept" in said
+    assert "error: terminated" in said
+    assert "Traceback" not in said
+    again = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert again.returncode in {0, 1}, again.stderr
+    assert "step 2" in again.stderr
+    assert "step 1" not in again.stderr
+
+
 def test_killed_packing_leaves_a_clean_place_after_the_next(broken, cli, tmp_path):
     words = ("pack", broken / "model.onnx", "--data", broken / "holdout.parquet", "--labels",
              "label", "-o", tmp_path / "place" / "out")  # fmt: skip

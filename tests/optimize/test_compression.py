@@ -67,6 +67,14 @@ def test_a_forest_is_kept(forest_bundle, tmp_path) -> None:
     assert Bundle.open(tmp_path / "c").digest == forest_bundle.digest
 
 
+def test_a_quantized_model_is_sent_back_to_its_floats(bundles, tmp_path) -> None:
+    quantized = Bundle.open(bundles / "candidate")
+    outcome = compress(quantized, zoo.digits_dataset(), config(), out=tmp_path / "c")
+    assert outcome.report.verdict == "kept"
+    assert "quantized to integers" in outcome.report.summary
+    assert "compress the original first" in (outcome.report.findings[0].advice or "")
+
+
 def test_small_matrices_are_left_alone(digits_bundle, tmp_path) -> None:
     outcome = compress(
         digits_bundle, zoo.digits_dataset(), config(min_weights=10**6), out=tmp_path / "c"

@@ -131,3 +131,18 @@ def test_evidence_stays_with_the_dialogue():
     route = question.answer("speed")
 
     assert route.skill_ids[0] == "hardware-optimization-strategies"
+
+
+@pytest.mark.parametrize(
+    ("threads", "share_age_s", "first"),
+    [
+        (16, 0, "model-serving-patterns"),
+        (1, 0, "hardware-optimization-strategies"),
+        (16, -60, "hardware-optimization-strategies"),
+    ],
+)
+def test_more_threads_than_cpus_are_the_infrastructure(threads, share_age_s, first):
+    crowd = measured("threads_per_cpu", threads)
+    share = measured("model_time_share", 0.9, age_s=share_age_s)
+
+    assert ask("my inference is slow", evidence=[share, crowd]).skill_ids[0] == first

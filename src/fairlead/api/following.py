@@ -21,7 +21,7 @@ from fairlead.core.plan import Plan, PlanRun, PlanStep, StepResult
 from fairlead.core.report import Outcome, Report
 from fairlead.mlops.pipelines import PipelineConfig, PipelineStep, list_runs, run_pipeline
 
-__all__ = ["follow"]
+__all__ = ["follow", "where_it_stopped"]
 
 _STEPS = {**MODEL_STEPS, **LIVE_STEPS}
 _MEASURES_PER_STEP = 3
@@ -68,6 +68,22 @@ def follow(plan: Plan, *, fresh: bool = False, context: Context | None = None) -
     return Outcome(outcome.noun, _summarise(plan, outcome.noun, outcome.report), outcome.evidence)
 
 
+def where_it_stopped(plan: Plan, context: Context) -> str:
+    """Say which step of a plan was under way when its run was stopped, and what is kept.
+
+    Args:
+        plan: The plan that was followed.
+        context: The workspace of the run.
+    """
+    base = _base(_identity(plan))
+    run = next(iter(_runs_of(base, context)), None)
+    n_kept = 0 if run is None else len(run.results)
+    if n_kept >= len(plan.steps):
+        return "stopped after the last step; every step is finished and kept"
+    kept = f"{n_kept} finished before it, kept" if n_kept else "nothing was finished before it"
+    return f"stopped in step {n_kept + 1} of {len(plan.steps)}, {plan.steps[n_kept].id}: {kept}"
+
+
 def _check(plan: Plan) -> None:
     if plan.steps[0].uses != "pack":
         raise PlanError(
@@ -90,12 +106,21 @@ def _identity(plan: Plan) -> str:
 
 
 def _run_id(identity: str, context: Context, *, fresh: bool) -> str:
-    base = identity.removeprefix("sha256:")[:12]
-    known = list_runs(database_url=context.workspace.database_url, limit=10_000)
-    mine = [run.id for run in known if run.id == base or run.id.startswith(f"{base}-")]
+    base = _base(identity)
+    mine = _runs_of(base, context)
     if not mine:
         return base
-    return f"{base}-{len(mine) + 1}" if fresh else mine[0]
+    return f"{base}-{len(mine) + 1}" if fresh else mine[0].id
+
+
+def _base(identity: str) -> str:
+    return identity.removeprefix("sha256:")[:12]
+
+
+def _runs_of(base: str, context: Context) -> list[PlanRun]:
+    """Return the runs of a plan, the newest first."""
+    known = list_runs(database_url=context.workspace.database_url, limit=10_000)
+    return [run for run in known if run.id == base or run.id.startswith(f"{base}-")]
 
 
 def _bind(bench: Bench, step: PlanStep, identity: str) -> PipelineStep:

@@ -11,7 +11,8 @@ from fairlead.api.blueprints import CANDIDATE_MAKERS, blueprint_of, check_settin
 from fairlead.api.context import Context
 from fairlead.api.routing import ask
 from fairlead.core.artifact import Artifact
-from fairlead.core.errors import PlanError, RefusedError
+from fairlead.core.errors import PlanError, RefusedError, UntrustedError
+from fairlead.core.files import scratch_folder
 from fairlead.core.plan import Plan, PlanStep
 from fairlead.router import Question, Redirect, Route
 
@@ -60,7 +61,9 @@ def plan(
     Raises:
         PlanError: A question of the router is open, or the model or data do not exist.
         RefusedError: The problem belongs to a neighbour.
-        DataError: The rows cannot be read.
+        ModelError: The model cannot be opened.
+        UntrustedError: Opening it would run code that came with it, and `trust` is off.
+        DataError: The rows cannot be read, or do not fit the model.
     """
     answer = ask(text, answers=answers, model=model, context=context)
     if isinstance(answer, Question):
@@ -73,7 +76,7 @@ def plan(
             f"this belongs to {answer.redirect_to}: {answer.reason}",
             hint=answer.come_back or "come back when it is about a trained model",
         )
-    _check_material(model, data, labels, stream)
+    _check_material(model, data, labels, stream, features, trust=trust)
     return Plan(
         problem=text,
         answers=tuple(answers),
@@ -92,13 +95,30 @@ def plan(
     )
 
 
-def _check_material(model: str, data: str, labels: str | None, stream: str | None) -> None:
+def _check_material(
+    model: str,
+    data: str,
+    labels: str | None,
+    stream: str | None,
+    features: Sequence[str],
+    *,
+    trust: bool,
+) -> None:
+    """Open the model as packing will, and read the rows: a plan that cannot run is not made."""
     from fairlead.backends.datasets import load_dataset
+    from fairlead.backends.intake import take_in
 
-    Artifact.from_reference(model)
-    load_dataset(data, labels=labels)
+    artifact = Artifact.from_reference(model)
+    rows = load_dataset(data, labels=labels)
     if stream is not None:
         load_dataset(stream)
+    try:
+        with scratch_folder("plan") as folder:
+            take_in(artifact, rows, folder, trust=trust, features=features).runner.close()
+    except UntrustedError as exc:
+        raise UntrustedError(
+            exc.message, hint="if you know where it comes from, plan again with --trust"
+        ) from exc
 
 
 def _pack_settings(name: str, features: Sequence[str], *, trust: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fairlead.measure.verdict import Bottleneck, RequestTimes, Surroundings, fin
 __all__ = ["latency_of", "time_shares"]
 
 _SKILL: Final = "production-debugging-techniques"
+_SETTING: Final = "threads of one run over the CPUs that the process may use"
 
 
 def time_shares(
@@ -38,6 +39,8 @@ def time_shares(
         found["queue_time_share"] = parts.queue_ms / parts.total_ms
     if parts.outside_ms is not None:
         found["network_time_share"] = parts.outside_ms / parts.total_ms
+    if around.threads_per_cpu is not None:
+        found["threads_per_cpu"] = around.threads_per_cpu
     side = "model" if verdict.is_model else "infrastructure"
     labels = {"cause": verdict.cause, "verdict": side, "why": verdict.text}
     return [
@@ -45,7 +48,7 @@ def time_shares(
             metric=metric,
             value=value,
             unit="ratio",
-            method=f"mean over {method}",
+            method=_SETTING if metric == "threads_per_cpu" else f"mean over {method}",
             subject=subject,
             sample_size=times.n_requests,
             skill=_SKILL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from fairlead.core.files import scratch_folder
 __all__ = [
     "check_graph",
     "fold_constants",
+    "has_integer_matrices",
     "hoist_constants",
     "onnx_versions",
     "quiet_logging",
@@ -153,6 +155,28 @@ def fold_constants(model: Graph) -> Graph:
             return onnx.load(options.optimized_model_filepath)
         except Exception:  # noqa: BLE001 (folding only helps; the caller goes on without)
             return model
+
+
+def has_integer_matrices(path: Path, *, min_weights: int) -> bool:
+    """Tell whether a model stores matrices in integers of 8 or fewer bits, as quantization does.
+
+    Args:
+        path: An ONNX file.
+        min_weights: Smallest matrix that counts, in weights.
+
+    Raises:
+        ModelError: The file is not a valid model.
+    """
+    import onnx
+
+    names = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+    kinds = {getattr(onnx.TensorProto, name) for name in names if hasattr(onnx.TensorProto, name)}
+    return any(
+        tensor.data_type in kinds
+        and len(tensor.dims) >= 2
+        and math.prod(tensor.dims) >= min_weights
+        for tensor in read_graph(path).graph.initializer
+    )
 
 
 def onnx_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@
 |---|---|---|
 | 1 | (client - server) / client > 0.3 | `network` |
 | 2 | run / run alone >= 1.3, CPU per run / alone >= 1.3, or throttled periods > 1 % | `threads` |
+| | or 2 and more threads of one run for each CPU | |
 | 3 | queue / server >= 0.3 | `capacity` when utilisation >= 0.7 or unknown, else `batching` |
 | 4 | rest / server >= 0.3, or padding >= 30 % | `data-path` |
 | 5 | else, achieved / peak FLOP/s < 0.5 | `kernels` |
@@ -41,6 +42,7 @@ Cause = Literal["network", "threads", "capacity", "batching", "data-path", "kern
 
 _NETWORK_SHARE = 0.3
 _SLOWDOWN = 1.3
+_CROWD = 2.0
 _THROTTLED_SHARE = 0.01
 _QUEUE_SHARE = 0.3
 _BUSY = 0.7
@@ -55,7 +57,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
         "send larger requests, keep connections open, or move the client closer",
     ),
     "threads": (
-        "runs cost more under load than alone, so threads or a CPU limit get in each other's way",
+        "a run has more threads than CPUs, or costs more than alone: they are in each other's way",
         "use fewer threads per run (`fairlead optimize tune`) or raise the CPU limit",
     ),
     "capacity": (
@@ -92,6 +94,8 @@ class Surroundings(Value):
     """CPU time of one run while nothing else runs, in ms."""
     throttled_ratio: float | None = Field(None, ge=0, le=1)
     """Share of the scheduling periods in which the CPU limit stopped the process."""
+    threads_per_cpu: float | None = Field(None, gt=0)
+    """Threads that one run is split into, per CPU that the process may use."""
     utilisation: float | None = Field(None, ge=0)
     """Share of the time in which the server was busy."""
     padding_ratio: float | None = Field(None, ge=0, le=1)
@@ -310,6 +314,9 @@ def _thread_numbers(parts: TimeParts, known: Surroundings) -> list[DecidingNumbe
         share = known.throttled_ratio
         is_throttled = share > _THROTTLED_SHARE
         numbers.append(_number("throttled periods", share, _THROTTLED_SHARE, is_throttled))
+    if known.threads_per_cpu is not None:
+        ratio = known.threads_per_cpu
+        numbers.append(_number("threads / CPU", ratio, _CROWD, ratio >= _CROWD))
     return numbers
 
 

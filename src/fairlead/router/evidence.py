@@ -1,6 +1,7 @@
 """Measurements that answer a question in place of the user.
 
-Read are, newest first: `model_time_share` and `queue_time_share` (share of a request, ratio),
+Read are, newest first: `threads_per_cpu` (threads of one run for each CPU), `model_time_share`
+and `queue_time_share` (share of a request, ratio),
 `latency_p95_ms` or `latency_p99_ms` or `latency_p50_ms` against `latency_slo_ms`,
 `accuracy_drop_ratio`, `drift_detected`, `prediction_drift_detected`, `training_time_share`,
 `alerts_firing` and `error_rate_ratio`. A value near the middle settles nothing: then the
@@ -19,6 +20,8 @@ __all__ = ["settle"]
 
 _MODEL_SHARE: Final = 0.6
 _AROUND_SHARE: Final = 0.4
+_CROWD: Final = 2.0
+"""Threads of one run for each CPU: that many never help, whatever a busy machine measures."""
 _ACCURACY_DROP: Final = 0.02
 _ERROR_RATE: Final = 0.01
 
@@ -58,6 +61,9 @@ def _ratio(item: Evidence) -> float:
 
 def _model_or_infrastructure(evidence: Sequence[Evidence]) -> Found | None:
     share = _newest(evidence, "model_time_share")
+    crowd = _newest(evidence, "threads_per_cpu")
+    if crowd and crowd.value >= _CROWD and (not share or crowd.measured_at >= share.measured_at):
+        return "infrastructure", crowd
     if share and _ratio(share) >= _MODEL_SHARE:
         return "model", share
     if share and _ratio(share) <= _AROUND_SHARE:

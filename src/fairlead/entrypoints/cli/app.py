@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Final
 
 import typer
@@ -26,6 +29,8 @@ from fairlead.entrypoints.problem import problem_of
 __all__ = ["build_app", "main"]
 
 _INTERRUPTED = 130
+_TERMINATED = 143
+_GO_ON = "run the same command again to go on"
 _LONGEST = 1200
 """Characters of a message that are shown."""
 
@@ -84,7 +89,32 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     own = words[: words.index("--")] if "--" in words else words
     kept = [word for word in own if word != "--debug"] + words[len(own) :]
-    sys.exit(_run(kept, is_debug="--debug" in own))
+    with _unwinding_on_sigterm() as ended:
+        code = _run(kept, is_debug="--debug" in own)
+    if code == _INTERRUPTED:  # Ours, or what Typer makes of Ctrl-C.
+        code = _TERMINATED if ended else _INTERRUPTED
+        _say("terminated" if ended else "interrupted", _GO_ON, code)
+    sys.exit(code)
+
+
+@contextmanager
+def _unwinding_on_sigterm() -> Iterator[list[int]]:
+    """Let SIGTERM unwind like Ctrl-C, so that what was begun is cleared up; gives the signals."""
+    seen: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _mend_streams() -> None:
@@ -105,20 +135,14 @@ def _run(words: list[str], *, is_debug: bool) -> int:
     except TyperException as exc:
         return _misused(exc)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        return _INTERRUPTED
     except BrokenPipeError:
         return 141
     except Exception as exc:
         if is_debug:
             raise
         return _explain(exc)
-    if result == _INTERRUPTED:  # Typer makes this of Ctrl-C.
-        return _interrupted()
     return result if isinstance(result, int) else 0
-
-
-def _interrupted() -> int:
-    return _say("interrupted", "run the same command again to go on", _INTERRUPTED)
 
 
 def _misused(error: TyperException) -> int:

@@ -81,6 +81,7 @@ def run_command(
 ) -> None:
     """Run a plan; after a crash, run the same command again to go on where it stopped."""
     from fairlead.api import Context, follow, read_plan
+    from fairlead.api.following import where_it_stopped
     from fairlead.entrypoints.render.run_report import write_reports
 
     made = read_plan(path)
@@ -88,5 +89,9 @@ def run_command(
         raise PlanError(f"{path} has no steps", hint="make it again with `fairlead plan`")
     with progress() as bars:
         context = Context.open(progress=bars)
-        outcome = follow(made, fresh=fresh, context=context)
+        try:
+            outcome = follow(made, fresh=fresh, context=context)
+        except KeyboardInterrupt:
+            talk().print(where_it_stopped(made, context), markup=False, soft_wrap=True)
+            raise
     finish(write_reports(outcome, context.workspace), as_json=json_)

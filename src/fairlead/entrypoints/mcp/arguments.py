@@ -67,6 +67,12 @@ class PlanArguments(Arguments):
     """Answers to the router's questions, in order."""
     stream: str | None = None
     """Path of rows that the monitoring step sends and watches."""
+    name: str | None = None
+    """Name of the model and the service; from the file's name when left out."""
+    features: tuple[str, ...] = ()
+    """Columns of the model's single input, in order; found when left out."""
+    trust: bool = False
+    """Whether code and pickles that came with the model may run."""
     output: str = "plan.toml"
     """Path of the plan to write."""
 

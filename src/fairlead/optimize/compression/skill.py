@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairlead.backends.onnx_graph import onnx_versions
+from fairlead.backends.onnx_graph import has_integer_matrices, onnx_versions
 from fairlead.backends.onnxruntime import OnnxRunner
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Array, Dataset, bind
@@ -70,7 +70,7 @@ def compress(
             # A model that runs but cannot be rewritten is still good: it stays.
             return _keep(bundle, exc.message, out, advice=exc.hint)
         if not found.n_options:
-            return _keep(bundle, _nothing(found, config), out)
+            return _nothing(bundle, found, config, out)
         if not found.ladder:
             return _refuse(bundle, found, judge)
         candidate = _confirm(bundle, original, found, confirm_rows, config)
@@ -98,10 +98,16 @@ def _search(bundle: Bundle, judge: _Judge, config: CompressionConfig) -> LowRank
     )
 
 
-def _nothing(found: LowRankSearch, config: CompressionConfig) -> str:
+def _nothing(
+    bundle: Bundle, found: LowRankSearch, config: CompressionConfig, out: Path
+) -> Outcome[Bundle]:
     if found.matrices:
-        return "its matrices need nearly their full rank, so two factors would be larger"
-    return f"it has no weight matrix of {config.min_weights:,} or more weights"
+        text = "its matrices need nearly their full rank, so two factors would be larger"
+        return _keep(bundle, text, out)
+    if has_integer_matrices(bundle.model_path, min_weights=config.min_weights):
+        text = "its weight matrices are quantized to integers, which cannot be factorised"
+        return _keep(bundle, text, out, advice="compress the original first, then quantize that")
+    return _keep(bundle, f"it has no weight matrix of {config.min_weights:,} or more weights", out)
 
 
 def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[Bundle]:
