@@ -19,6 +19,7 @@ from fairlead.serve.inference.bus import Handler, Link, revived
 __all__ = ["Hub", "Member"]
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 5.0
 _LANES = ("traffic", "repository", "other")
 """Operations of one lane run one after the other; whoever joins holds all lanes."""
 
@@ -122,10 +123,14 @@ class Hub:
     async def each(
         self, op: str, body: Callable[[Member], dict[str, Any]]
     ) -> dict[int, dict[str, Any]]:
-        """Ask every worker something of its own; return what the living said, by their place."""
+        """Ask every worker something of its own; return what they said, by their place.
+
+        One that does not answer soon is left out: the watchdog will see to it.
+        """
         asked = self.members
         found = await asyncio.gather(
-            *(member.link.ask(op, body(member)) for member in asked), return_exceptions=True
+            *(asyncio.wait_for(m.link.ask(op, body(m)), _PATIENCE_S) for m in asked),
+            return_exceptions=True,
         )
         answers = dict(zip((member.number for member in asked), found, strict=True))
         for error in answers.values():
