@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def _n_values(tensor: Any) -> int:  # noqa: ANN401 (untyped library)
     return n_values
 
 
-def quantize_dynamic_int8(model: Graph, *, without: frozenset[str] = frozenset()) -> bytes:
+def quantize_dynamic_int8(
+    model: Graph, *, without: frozenset[str] = frozenset(), float_nodes: Iterable[str] = ()
+) -> bytes:
     """Store weights as int8 with one scale per channel; activations are quantized as they come.
 
     Falls back to one scale per tensor where an operator does not support one per channel.
@@ -102,6 +105,7 @@ def quantize_dynamic_int8(model: Graph, *, without: frozenset[str] = frozenset()
     Args:
         model: A graph from `prepare_quantization`; it is not changed.
         without: Operators that stay as they are.
+        float_nodes: Names of single nodes that stay as they are.
 
     Returns:
         The quantized model.
@@ -116,7 +120,7 @@ def quantize_dynamic_int8(model: Graph, *, without: frozenset[str] = frozenset()
     for graph in (with_shapes(model), model):
         for is_per_channel in (True, False):
             try:
-                return _quantize(graph, without, is_per_channel)
+                return _quantize(graph, without, tuple(float_nodes), is_per_channel)
             except ModelError:
                 raise
             except Exception as exc:  # noqa: BLE001 (untyped library; the last one is handed on)
@@ -128,7 +132,9 @@ def quantize_dynamic_int8(model: Graph, *, without: frozenset[str] = frozenset()
     ) from failure
 
 
-def _quantize(model: Graph, without: frozenset[str], is_per_channel: bool) -> bytes:
+def _quantize(
+    model: Graph, without: frozenset[str], float_nodes: tuple[str, ...], is_per_channel: bool
+) -> bytes:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -143,6 +149,7 @@ def _quantize(model: Graph, without: frozenset[str], is_per_channel: bool) -> by
             source,
             target,
             op_types_to_quantize=operators,
+            nodes_to_exclude=list(float_nodes),
             per_channel=is_per_channel,
             weight_type=QuantType.QInt8,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.errors import UntrustedError
 from fairlead.core.ports import Runner
 
-__all__ = ["open_runner"]
+__all__ = ["open_onnx", "open_runner"]
 
 
 def open_runner(
@@ -32,9 +34,7 @@ def open_runner(
             hint="add --trust if you know where it comes from, or pack it as ONNX",
         )
     if bundle.manifest.kind == "onnx":
-        from fairlead.backends.onnxruntime import OnnxRunner
-
-        return OnnxRunner(bundle.model_path, runtime or bundle.runtime)
+        return open_onnx(bundle.model_path, runtime or bundle.runtime)
     if bundle.manifest.kind == "python":
         return _open_python(bundle, runtime or bundle.runtime)
     if bundle.manifest.kind == "ensemble":
@@ -61,3 +61,25 @@ def _open_python(bundle: Bundle, runtime: RuntimeSettings) -> Runner:
     context = ModelContext(bundle.path / INCLUDED_FOLDER, runtime.intra_op_threads or 1)
     made = CodeObject(bundle.path / CODE_FOLDER, bundle.manifest.entry or "", context)
     return PythonRunner(made, bundle.signature)
+
+
+def open_onnx(model: Path | bytes, runtime: RuntimeSettings) -> Runner:
+    """Load an ONNX model into the library that its settings name.
+
+    Args:
+        model: The file, or its bytes.
+        runtime: Settings; their execution provider says which library runs it.
+
+    Raises:
+        ModelError: The model cannot be loaded, or the provider is not present.
+        MissingExtraError: The library that runs it is not installed.
+    """
+    from fairlead.backends.openvino import OPENVINO
+
+    if runtime.execution_provider == OPENVINO:
+        from fairlead.backends.openvino import OpenVinoRunner
+
+        return OpenVinoRunner(model, runtime)
+    from fairlead.backends.onnxruntime import OnnxRunner
+
+    return OnnxRunner(model, runtime)

@@ -66,7 +66,9 @@ class RuntimeSettings(Value):
     """How the model runs best; measured by tuning, obeyed by serving."""
 
     execution_provider: str = "CPUExecutionProvider"
-    """Where ONNX Runtime runs."""
+    """Where ONNX Runtime runs; `OpenVINO` when that library runs the model instead."""
+    float_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What OpenVINO computes in wherever the model is not quantized."""
     intra_op_threads: int | None = Field(None, ge=1)
     """Threads within one operator; None lets serving divide the cores."""
     inter_op_threads: int = Field(1, ge=1)
