@@ -165,13 +165,13 @@ class Guard:
 
     def _admitted(self, request: GuardedRequest) -> Caller:
         kind = kind_of(request.path)
-        if kind == "health":
+        needs_admin = self._needs_admin(kind, request)
+        if kind == "health" or (kind == "metrics" and not needs_admin):
             return ANYONE
         keys = self._parts.keys
         if keys is not None:
             keys.refresh()
         caller = self._identify(request)
-        needs_admin = self._needs_admin(kind, request)
         if caller is None:
             if needs_admin or self.needs_credentials:
                 raise UnauthenticatedError("this endpoint needs credentials", hint=_SHOW)
