@@ -197,9 +197,18 @@ class PortInUseError(EndpointError):
 
 
 class OverloadedError(EndpointError):
-    """The server refused the request to protect the ones it already holds."""
+    """The server refused the request to protect the ones it already holds.
+
+    Attributes:
+        retry_after_s: Seconds after which it will probably have room.
+    """
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: float = 1.0) -> None:
+        """Say how long to wait, in seconds, beside what was found."""
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(EndpointError):

@@ -122,6 +122,7 @@ class BatchQueue:
             raise OverloadedError(
                 f"`{self._name}` already holds {self._pending} requests",
                 hint=f"send it again in {self.retry_after_s} s, or add replicas",
+                retry_after_s=self.retry_after_s,
             )
         if not self._rows:
             return
@@ -132,6 +133,7 @@ class BatchQueue:
                 f"`{self._name}` could begin with the request in {wait_s:.2g} s only, "
                 "which is too late",
                 hint=f"send it again in {self.retry_after_s} s, or add replicas",
+                retry_after_s=self.retry_after_s,
             )
 
     def submit(
@@ -182,9 +184,6 @@ class BatchQueue:
 
     def close(self) -> None:
         """Let running batches end and free the threads."""
-        for timer in (self._reaper, self._timer):
-            if timer is not None:
-                timer.cancel()
         self._executor.shutdown(wait=True)
 
     def _key(self, feeds: dict[str, Array]) -> Hashable | None:

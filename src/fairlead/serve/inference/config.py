@@ -55,6 +55,20 @@ class ServingConfig(Config):
     """Most rows of one request; more are refused with 400."""
     max_body_bytes: int = Field(64 << 20, ge=1024)
     """Largest request body, after decompression; larger ones are refused with 413."""
+    max_connections: int = Field(4096, ge=1)
+    """Clients that may be connected at the same time; further ones are refused with 503."""
+    max_buffered_bytes: int = Field(1 << 30, ge=1024)
+    """Memory for bodies that arrive or are being answered; beyond it requests get 503."""
+    header_timeout_s: float = Field(15.0, gt=0, le=3600)
+    """Longest time from the first byte of a request to the end of its headers, in seconds."""
+    body_timeout_s: float = Field(20.0, gt=0, le=3600)
+    """Time that a body may take however slowly it comes, in seconds."""
+    min_body_rate: int = Field(1024, ge=1)
+    """Slowest body after that time, in bytes per second."""
+    keep_alive_s: float = Field(75.0, gt=0, le=86400)
+    """How long a connection may idle, in seconds."""
+    write_timeout_s: float = Field(30.0, gt=0, le=3600)
+    """How long a client may leave an answer unread, in seconds."""
     request_timeout_s: float = Field(30.0, gt=0, le=3600)
     """Longest time a request may take before it is answered with 504, in seconds."""
     drain_timeout_s: float = Field(30.0, gt=0, le=3600)

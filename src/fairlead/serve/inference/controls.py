@@ -8,18 +8,20 @@ from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from fairlead.serve.inference.rest import Service
+    from fairlead.serve.inference.service import Service
 
 __all__ = ["connect_controls"]
 
 
 def connect_controls(service: Service) -> None:
-    """Let the bus reach a worker's traffic, metrics and outcomes."""
+    """Let the bus reach a worker's traffic, models, metrics and outcomes."""
     controls = _Controls(service)
     bus = service.bus
     bus.on("traffic.set", controls.set_traffic)
     bus.on("metrics.read", controls.read_metrics)
     bus.on("outcomes.read", controls.read_outcomes)
+    bus.on("repository.load", controls.load)
+    bus.on("repository.unload", controls.unload)
 
 
 class _Controls:
@@ -30,6 +32,14 @@ class _Controls:
 
     async def set_traffic(self, body: dict[str, Any]) -> dict[str, Any]:
         self._service.dataplane.traffic.set(TrafficSplit.model_validate(body))
+        return {}
+
+    async def load(self, body: dict[str, Any]) -> dict[str, Any]:
+        await self._service.repository.load(body["name"], body["parameters"])
+        return {}
+
+    async def unload(self, body: dict[str, Any]) -> dict[str, Any]:
+        await self._service.repository.unload(body["name"], body["parameters"])
         return {}
 
     async def read_metrics(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Call:
         """Deliver the answer, or why there is none."""
         try:
             self._done(ending)
-        except Exception:
+        except Exception:  # noqa: BLE001 (logged)
             # The others of the batch must hear of theirs whatever happens here.
             _log.exception("the answer to %s could not be delivered", self.id)
 
@@ -222,6 +222,8 @@ class Dataplane:
         self._prefix = secrets.token_hex(5)
         self._numbers = itertools.count(1)
         self._shadows = 0
+        self.n_streams = 0
+        """Answers that are under way piece by piece."""
         self._served: list[ServedRequest] = []
 
     @property
@@ -242,7 +244,7 @@ class Dataplane:
     @property
     def n_pending(self) -> int:
         """Requests that wait or run, over all arms."""
-        return sum(arm.queue.n_pending for arm in self.arms.values())
+        return self.n_streams + sum(arm.queue.n_pending for arm in self.arms.values())
 
     def choose_arm(self, version: str | None) -> Arm:
         """Return the arm of a version, or the one that chance gives the next request.
@@ -398,10 +400,3 @@ class Dataplane:
 
 def _unheard(ending: Answer | Exception) -> None:
     """Take the place of a caller that is gone."""
-
-
-def retry_after_s(dataplane: Dataplane, error: BaseException) -> int | None:
-    """Return after how many seconds a refused request is worth another try, or None."""
-    if not isinstance(error, OverloadedError):
-        return None
-    return max(arm.queue.retry_after_s for arm in dataplane.arms.values())

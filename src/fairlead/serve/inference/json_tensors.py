@@ -52,7 +52,7 @@ def tensor_from_json(data: Any, *, name: str, datatype: str, shape: tuple[int, .
         return packed
     dtype = numpy_dtype(datatype)
     if datatype == "BF16":
-        array = _bf16_from_floats(_numbers(data, name, datatype, np.dtype(np.float32)))
+        array: Array = _bf16_from_floats(_numbers(data, name, datatype, np.dtype(np.float32)))
     elif dtype.kind == "O":
         array = _texts(data, name)
     else:
@@ -74,17 +74,18 @@ def _packed(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Array | N
     first = data[0]
     if type(first) is list and len(shape) == 2:
         n_columns = shape[1]
-        if len(data) != shape[0] or any(
-            [type(row) is not list or len(row) != n_columns for row in data]
-        ):
+        if len(data) != shape[0]:
             return None
+        for row in data:
+            if type(row) is not list or len(row) != n_columns:
+                return None
         data = list(itertools.chain.from_iterable(data))
         first = data[0] if data else True
     if type(first) is bool or len(data) != math.prod(shape):
         return None
     try:
         # The standard layout: the native one would let too large floats become infinite.
-        raw = struct.pack(f"<{len(data)}{code}", *data)
+        raw = struct.pack(f"={len(data)}{code}", *data)
     except (struct.error, OverflowError):
         return None
     return np.frombuffer(raw, numpy_dtype(datatype)).reshape(shape)

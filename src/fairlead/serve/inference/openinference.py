@@ -222,7 +222,7 @@ def _objects(
     document: dict[str, Any], key: str, *, allow_empty: bool = False
 ) -> list[dict[str, Any]]:
     items = document.get(key)
-    if type(items) is not list or any([type(item) is not dict for item in items]):
+    if type(items) is not list or not all(isinstance(item, dict) for item in items):
         raise DataError(f"`{key}` is {_shown(items)}, expected a list of objects", hint=_HINT)
     if not items and not allow_empty:
         raise DataError(f"`{key}` is empty", hint=_HINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -33,6 +34,7 @@ from fairlead.core.workspace import Workspace
 from fairlead.serve.inference.bus import Bus, LocalBus
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.controls import connect_controls
+from fairlead.serve.inference.http.limits import HttpLimits
 from fairlead.serve.inference.model_versions import ModelSource
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.planes import PlaneOpener
@@ -41,7 +43,7 @@ from fairlead.serve.inference.repository import Repository
 from fairlead.serve.inference.served import Observer
 
 if TYPE_CHECKING:
-    from fairlead.serve.inference.rest import Service
+    from fairlead.serve.inference.service import Service
 
 __all__ = ["ServerPlan", "Site", "loop_factory", "run_server", "serve_here", "watch_stdin"]
 
@@ -99,8 +101,6 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
     """
     with requires("serve", needed_by="serving"):
         import httptools  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
 
     name = check_service_name(plan.name)
     is_chosen = plan.admin_token is not None
@@ -183,7 +183,7 @@ def _open_log(plan: ServerPlan, stack: ExitStack) -> ParquetPredictionLog | None
 
 def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, site: Site) -> Service:
     from fairlead.serve.inference.metrics import ServingMetrics
-    from fairlead.serve.inference.rest import Service
+    from fairlead.serve.inference.service import Service
 
     config = plan.config
     outcomes = OutcomeRing()
@@ -222,7 +222,6 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         outcomes,
         metrics,
         plan.admin_token or "",
-        config.max_body_bytes,
         site.bus,
         site.number,
     )
@@ -252,56 +251,47 @@ def _url(listener: socket.socket) -> str:
 
 
 def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
-    import uvicorn
+    from fairlead.serve.inference.http.application import build_server
 
-    from fairlead.serve.inference.rest import build_app
-
-    class Server(uvicorn.Server):
-        """Uvicorn that tells when it listens and leaves the signals to us."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            site.on_listening(service.endpoint or site.place)
-
-        def drain(self) -> None:
-            service.is_draining = True
-            self.should_exit = True
-
-    config = uvicorn.Config(
-        build_app(service),
-        http="httptools",
-        lifespan="off",
-        ws="none",
-        access_log=False,
-        log_config=None,
-        log_level=logging.ERROR,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(plan.config.drain_timeout_s)),
-    )
-    server = Server(config)
+    server = build_server(service, _http_limits(plan.config))
 
     async def live() -> None:
         loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.drain)
+            loop.add_signal_handler(number, stopping.set)
         if site.watch_stdin is not None:
-            site.watch_stdin(lambda: loop.call_soon_threadsafe(server.drain))
+            site.watch_stdin(lambda: loop.call_soon_threadsafe(stopping.set))
         connect_controls(service)
-        await site.before_listening(service.endpoint or site.place)
+        endpoint = service.endpoint or site.place
+        await site.before_listening(endpoint)
         watching = loop.create_task(service.repository.watch(plan.config.reload_every_s))
-        await server.serve(sockets=[site.listener])
+        await server.start([site.listener])
+        site.on_listening(endpoint)
+        await stopping.wait()
+        service.is_draining = True
         watching.cancel()
+        await server.drain(plan.config.drain_timeout_s)
         await service.repository.drain()
 
+    # What was made until here lives as long as the server: no need to look at it again and again.
+    gc.collect()
+    gc.freeze()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
+
+
+def _http_limits(config: ServingConfig) -> HttpLimits:
+    return HttpLimits(
+        max_connections=config.max_connections,
+        max_body_bytes=config.max_body_bytes,
+        max_buffered_bytes=max(config.max_buffered_bytes, config.max_body_bytes),
+        header_timeout_s=config.header_timeout_s,
+        body_grace_s=config.body_timeout_s,
+        min_body_rate=config.min_body_rate,
+        keep_alive_s=config.keep_alive_s,
+        write_timeout_s=config.write_timeout_s,
+    )
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,0 +1,114 @@
+"""Answers as server-sent events: one event per row, as soon as the row is there.
+
+data: {"id":"r#0","model_name":"m","model_version":"1","outputs":[…]}
+
+event: error
+data: {"error":"…","hint":"…"}
+
+event: end
+data: {"rows":2}
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from fairlead.core.errors import DataError
+from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
+from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.inference import Inference
+from fairlead.serve.inference.http.routes import Route
+from fairlead.serve.inference.http.wire import field, json_bytes, problem_bytes
+from fairlead.serve.inference.openinference import InferMessage
+from fairlead.serve.inference.problems import describe
+
+__all__ = ["Events"]
+
+_WINDOW = 64
+"""Rows of one request that may be under way at the same time."""
+_HEADERS = field("content-type", "text/event-stream; charset=utf-8") + field(
+    "cache-control", "no-store"
+)
+
+
+class Events:
+    """Answers `…/infer_stream`."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            inference: Reads requests, finds dataplanes and refuses.
+            spawn: Runs a coroutine.
+        """
+        self._inference = inference
+        self._spawn = spawn
+
+    def infer_stream(self, exchange: Exchange, route: Route) -> None:
+        """Answer one request with a stream; see `Handler`."""
+        self._inference.on_plane(exchange, route, self._begin)
+
+    def _begin(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
+        message, request = self._inference.understand(plane, exchange, route.version)
+        if message.is_binary or any(message.outputs.values()):
+            raise DataError("events are text and hold no binary tensors", hint="ask for JSON")
+        task = self._spawn(self._stream(plane, exchange, message, request))
+        exchange.on_gone = task.cancel
+
+    async def _stream(
+        self, plane: Dataplane, exchange: Exchange, message: InferMessage, request: InferenceRequest
+    ) -> None:
+        n_rows = 0
+        try:
+            async with aclosing(_by_row(plane, request)) as answers:
+                async for answer in answers:
+                    frames = self._inference.frames_of(answer.arm)
+                    if not n_rows:
+                        exchange.begin(200, _HEADERS)
+                    body, _ = frames.write(message, answer.id, answer.outputs)
+                    n_rows += 1
+                    if not exchange.push(b"data: %b\n\n" % body):
+                        await exchange.drained()
+        except ConnectionResetError:
+            return
+        except Exception as exc:  # noqa: BLE001 (becomes the answer, or its last event)
+            if not n_rows:
+                self._inference.refuse(exchange, exc)
+                return
+            exchange.push(b"event: error\ndata: %b\n\n" % problem_bytes(*describe(exc)))
+        else:
+            exchange.push(b"event: end\ndata: %b\n\n" % json_bytes({"rows": n_rows}))
+        exchange.finish()
+
+
+async def _by_row(plane: Dataplane, request: InferenceRequest) -> AsyncGenerator[Answer, None]:
+    """Answer the rows of a request one by one, in their order; some are under way at once."""
+    n_rows = min((len(array) for array in request.feeds.values() if array.ndim), default=0)
+    if any(array.ndim == 0 or len(array) != n_rows for array in request.feeds.values()):
+        yield await plane.infer(request)  # which says what is wrong with it
+        return
+    flying: deque[asyncio.Task[Answer]] = deque()
+    try:
+        for row in range(n_rows):
+            flying.append(asyncio.ensure_future(plane.infer(_row_of(request, row, n_rows))))
+            if len(flying) >= _WINDOW:
+                yield await flying.popleft()
+        while flying:
+            yield await flying.popleft()
+    finally:
+        for task in flying:
+            task.cancel()
+
+
+def _row_of(request: InferenceRequest, row: int, n_rows: int) -> InferenceRequest:
+    feeds = {name: array[row : row + 1] for name, array in request.feeds.items()}
+    request_id = f"{request.id}#{row}" if request.id and n_rows > 1 else request.id
+    return request._replace(feeds=feeds, id=request_id)

@@ -1,0 +1,106 @@
+"""One request and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fairlead.serve.inference.http.head import Head
+from fairlead.serve.inference.http.wire import JSON, field, json_bytes, problem_bytes
+
+if TYPE_CHECKING:
+    from fairlead.serve.inference.http.connection import Connection
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """A complete request, to be answered once.
+
+    Attributes:
+        head: Its first line and header fields.
+        body: Its body as it came.
+        arrived: When it was complete, in seconds of `time.perf_counter`.
+        is_last: Whether the connection closes behind the answer.
+        is_answered: Whether the answer, or its beginning, was given.
+        on_gone: Called when the client leaves before the answer, or None.
+        on_answered: Called with the status once it is answered, or None.
+        caller: Who asks, as the guard knows them, or "".
+    """
+
+    __slots__ = (
+        "_connection", "arrived", "body", "caller", "head", "is_answered", "is_last",
+        "on_answered", "on_gone",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        """Begin with a head."""
+        self._connection = connection
+        self.head = head
+        self.body = b""
+        self.arrived = 0.0
+        self.is_last = False
+        self.is_answered = False
+        self.on_gone: Callable[[], object] | None = None
+        self.on_answered: Callable[[int], object] | None = None
+        self.caller = ""
+
+    @property
+    def peer(self) -> str:
+        """Address of the client, without the port."""
+        return self._connection.peer
+
+    @property
+    def certificate_subject(self) -> str | None:
+        """Common name of the client's verified certificate, or None."""
+        return self._connection.certificate_subject
+
+    def answer(self, status: int, body: bytes, headers: bytes = JSON) -> None:
+        """Send the whole answer; a second one is ignored."""
+        if self.is_answered:
+            return
+        self.is_answered = True
+        self.on_gone = None
+        self._connection.send(self, status, body, headers)
+        if self.on_answered is not None:
+            self.on_answered(status)
+
+    def answer_json(self, document: object, status: int = 200) -> None:
+        """Send a document."""
+        self.answer(status, json_bytes(document))
+
+    def refuse(
+        self, status: int, message: str, hint: str, headers: dict[str, str] | None = None
+    ) -> None:
+        """Send an answer that says no, and what to do."""
+        lines = b"".join(field(name, value) for name, value in (headers or {}).items())
+        self.answer(status, problem_bytes(message, hint), JSON + lines)
+
+    def begin(self, status: int, headers: bytes) -> None:
+        """Send the head of an answer that follows piece by piece."""
+        self.is_answered = True
+        self._connection.begin_stream(self, status, headers)
+        if self.on_answered is not None:
+            self.on_answered(status)
+
+    def push(self, piece: bytes) -> bool:
+        """Send a piece; False asks the sender to wait until `drained`."""
+        return self._connection.push(self, piece)
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough for further pieces.
+
+        Raises:
+            ConnectionResetError: It has gone.
+        """
+        await self._connection.drained(self)
+
+    def finish(self) -> None:
+        """End an answer that was sent piece by piece."""
+        self.on_gone = None
+        self._connection.finish_stream(self)
+
+    def cut(self) -> None:
+        """Break off an answer that failed in the middle, so that nobody takes it for whole."""
+        self.on_gone = None
+        self._connection.abort()

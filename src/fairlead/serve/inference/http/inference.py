@@ -1,0 +1,178 @@
+"""The hot path: requests of the Open Inference Protocol, from bytes to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from fairlead.core.errors import UnavailableError
+from fairlead.serve.inference import openinference as oip
+from fairlead.serve.inference.answer_frames import AnswerFrames
+from fairlead.serve.inference.arms import Arm
+from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
+from fairlead.serve.inference.http.asking import asking_of, body_of, deadline_of, priority_of
+from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.refusals import status_of_any
+from fairlead.serve.inference.http.routes import Route
+from fairlead.serve.inference.http.wire import JSON, field
+from fairlead.serve.inference.openinference import InferMessage
+from fairlead.serve.inference.service import Service
+
+__all__ = ["Inference", "OnPlane", "arm_headers"]
+
+Refuse = Callable[[Exchange, Exception], None]
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+OnPlane = Callable[[Dataplane, Exchange, Route], None]
+"""Serves an exchange on a dataplane that was found."""
+
+
+def arm_headers(arm: Arm) -> bytes:
+    """Return the header lines that say who answered."""
+    return field("fairlead-arm", arm.name) + field("fairlead-version", arm.version)
+
+
+class _Frames(AnswerFrames):
+    """Answers of one arm, with their header lines."""
+
+    def __init__(self, arm: Arm, model: str) -> None:
+        super().__init__(model, arm.version, arm.signature)
+        who = arm_headers(arm)
+        self.json_headers = JSON + who
+        self.binary_headers = b"content-type: application/octet-stream\r\n" + who
+
+
+class _Reply:
+    """Sends the answer to one inference request once it is there."""
+
+    __slots__ = ("_exchange", "_inference", "_message")
+
+    def __init__(self, inference: Inference, exchange: Exchange, message: InferMessage) -> None:
+        self._inference = inference
+        self._exchange = exchange
+        self._message = message
+
+    def __call__(self, ending: Answer | Exception) -> None:
+        if isinstance(ending, Exception):
+            self._inference.refuse(self._exchange, ending)
+            return
+        frames = self._inference.frames_of(ending.arm)
+        body, length = frames.write(self._message, ending.id, ending.outputs)
+        if length is None:
+            self._exchange.answer(200, body, frames.json_headers)
+        else:
+            headers = b"%binference-header-content-length: %d\r\n" % (
+                frames.binary_headers,
+                length,
+            )
+            self._exchange.answer(200, body, headers)
+
+
+class Inference:
+    """Answers `…/infer`."""
+
+    def __init__(self, service: Service, max_body_bytes: int, refuse: Refuse, spawn: Spawn) -> None:
+        """Prepare.
+
+        Args:
+            service: Whose models answer.
+            max_body_bytes: Largest body after decompression.
+            refuse: Turns an error into the answer of an exchange.
+            spawn: Runs what cannot be done at once.
+        """
+        self._service = service
+        self._repository = service.repository
+        self._max_body_bytes = max_body_bytes
+        self.refuse = refuse
+        self._spawn = spawn
+        self._frames: WeakKeyDictionary[Arm, _Frames] = WeakKeyDictionary()
+
+    def infer(self, exchange: Exchange, route: Route) -> None:
+        """Answer one request; see `Handler`."""
+        self.on_plane(exchange, route, self._infer)
+
+    def on_plane(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
+        """Serve an exchange on the dataplane of its model, after loading it where need be."""
+        try:
+            plane = self._repository.dataplane(route.model, route.version)
+        except UnavailableError:
+            self._spawn(self._serve_later(exchange, route, serve))
+            return
+        except Exception as exc:
+            self.count_rejected(exc)
+            raise
+        serve(plane, exchange, route)
+
+    def frames_of(self, arm: Arm) -> _Frames:
+        """Return what writes the answers of an arm."""
+        frames = self._frames.get(arm)
+        if frames is None:
+            frames = self._frames[arm] = _Frames(arm, arm.model)
+        return frames
+
+    def count_rejected(self, error: Exception) -> None:
+        """Count a request that no arm took."""
+        metrics = self._service.metrics
+        if metrics is not None:
+            metrics.count_rejected(status_of_any(error))
+
+    def _infer(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
+        message, request = self.understand(plane, exchange, route.version)
+        call = plane.submit(request, _Reply(self, exchange, message))
+        exchange.on_gone = call.cancel
+
+    def understand(
+        self, plane: Dataplane, exchange: Exchange, version: str | None
+    ) -> tuple[InferMessage, InferenceRequest]:
+        """Read a request, and count it where it cannot be read.
+
+        Raises:
+            OverloadedError: The model has no room for it.
+            DataError: It is none.
+        """
+        try:
+            return self._understand(plane, exchange, version)
+        except Exception as exc:
+            self.count_rejected(exc)
+            raise
+
+    def _understand(
+        self, plane: Dataplane, exchange: Exchange, version: str | None
+    ) -> tuple[InferMessage, InferenceRequest]:
+        plane.check_room()
+        asking = asking_of(exchange.head)
+        body = exchange.body
+        if asking.coding:
+            body = body_of(body, asking.coding, self._max_body_bytes)
+        message = oip.decode(body, asking.header_length)
+        outputs = None
+        if message.outputs:
+            arm = plane.choose_arm(version) if version else plane.baseline
+            oip.check_requested(message, arm.signature)
+            outputs = tuple(message.outputs)
+        parameters = message.parameters
+        return message, InferenceRequest(
+            message.feeds,
+            exchange.arrived,
+            message.id or asking.request_id,
+            version,
+            asking.trace_id,
+            asking.is_probe,
+            deadline_of(asking, parameters, exchange.arrived),
+            priority_of(parameters),
+            exchange.caller,
+            outputs,
+            parameters,
+        )
+
+    async def _serve_later(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
+        try:
+            plane = await self._repository.obtain(route.model, route.version)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self.count_rejected(exc)
+            self.refuse(exchange, exc)
+            return
+        try:
+            serve(plane, exchange, route)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self.refuse(exchange, exc)
