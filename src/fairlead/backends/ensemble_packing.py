@@ -34,6 +34,7 @@ from fairlead.core.ensemble import (
     connect,
     signature_of,
 )
+from fairlead.core.errors import FairleadError
 from fairlead.core.evidence import current_environment
 from fairlead.core.files import digest_bytes, user_path, write_json
 from fairlead.core.ports import Feeds
@@ -224,6 +225,9 @@ def _add_part(made: _Assembly, step: StepDraft) -> None:
     runner = open_runner(part, trust=made.trust or step.code is not None)
     try:
         outputs = run_batches(runner, gathered(planned, made.values))
+    except FairleadError as exc:
+        exc.message = f"step `{step.name}`: {exc.message}"
+        raise
     finally:
         runner.close()
     made.steps.append(planned)

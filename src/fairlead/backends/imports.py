@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.backends.code_files import split_reference
+from fairlead.backends.code_import import importing_from
 from fairlead.core.errors import NotFoundError
 
 __all__ = ["load_attribute"]
@@ -26,13 +27,10 @@ def load_attribute(reference: str) -> Any:  # noqa: ANN401 (whatever the user na
         NotFoundError: There is no such module or attribute, or importing it failed.
     """
     file, module_name, attribute = split_reference(reference)
-    # A module of another file may have the same name.
-    other = None if file is None else sys.modules.pop(module_name, None)
-    with _importable(Path.cwd() if file is None else file.parent):
+    # Modules of another folder may have the same names as those beside a file.
+    with _working_directory_importable() if file is None else importing_from(file.parent):
         try:
             found: Any = importlib.import_module(module_name)
-            if other is not None:
-                sys.modules[module_name] = other
         except (Exception, SystemExit) as exc:
             raise NotFoundError(
                 f"importing `{module_name}` failed: {type(exc).__name__}: {exc}".splitlines()[0],
@@ -50,8 +48,8 @@ def load_attribute(reference: str) -> Any:  # noqa: ANN401 (whatever the user na
 
 
 @contextmanager
-def _importable(place: Path) -> Iterator[None]:
-    folder = str(place)
+def _working_directory_importable() -> Iterator[None]:
+    folder = str(Path.cwd())
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:

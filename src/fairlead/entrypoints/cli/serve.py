@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fairlead.core.errors import UsageError
-from fairlead.entrypoints.cli import serve_rollout, serve_scale
+from fairlead.entrypoints.cli import serve_export, serve_keys, serve_rollout, serve_scale
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ app = typer.Typer(
 
 app.add_typer(serve_rollout.app, name="rollout")
 app.add_typer(serve_scale.app, name="scale")
+app.add_typer(serve_keys.app, name="keys")
+app.add_typer(serve_export.app, name="export")
 
 _OPTIONS = {"name", "host", "http_port", "candidate_weight", "memory_limit_mb"}
 
@@ -59,6 +61,14 @@ def start_command(
         int | None,
         typer.Option(min=16, help="Memory of a server process; models unused longest make room."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Processes that share the port and the CPUs."),
+    ] = None,
+    security: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with tokens, certificates, rights, limits and audit."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Start it in the background and check one inference.")
     ] = False,
@@ -76,6 +86,8 @@ def start_command(
     settings = _settings(set_ or [])
     settings |= {"name": name, "host": host, "http_port": http_port}
     settings |= {"candidate_weight": candidate_weight, "memory_limit_mb": memory_limit_mb}
+    further = {"workers": workers, "security": None if security is None else str(security)}
+    settings |= {key: value for key, value in further.items() if value is not None}
     if detach:
         _start_detached(bundles, candidate, settings, trust=trust, as_json=json_)
         return
