@@ -31,8 +31,7 @@ from fairlead.serve.inference.security.rate_limits import (
     SharedBuckets,
     new_shared_file,
 )
-
-from .. import processes
+from tests import processes
 
 TOKEN = "service-token"
 INFER = GuardedRequest("POST", "/v2/models/digits/infer", peer="192.0.2.7", model="digits")
@@ -161,9 +160,16 @@ def test_a_key_asks_its_models_only(make, file):
             guard.admit(asked)
 
 
-@pytest.mark.parametrize("path", ["/fairlead/traffic", "/fairlead/outcomes", "/metrics",
-                                  "/v2/repository/models/digits/unload",
-                                  "/inference.GRPCInferenceService/RepositoryModelLoad"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/fairlead/traffic",
+        "/fairlead/outcomes",
+        "/metrics",
+        "/v2/repository/models/digits/unload",
+        "/inference.GRPCInferenceService/RepositoryModelLoad",
+    ],
+)
 def test_administration_needs_a_key_that_was_made_for_it(make, file, path):
     _, plain = file.add("ada")
     _, admin = file.add("root", is_admin=True)
@@ -411,10 +417,14 @@ def test_a_security_file_is_read_with_paths_from_its_folder(tmp_path):
     assert found.jwt.jwks_file == tmp_path / "keys.json"
 
 
-@pytest.mark.parametrize("text", ["[", "unknown = 1", "[tls]\ncertificate='c'",
-                                  "[jwt]\nissuer='i'\naudience='a'",
-                                  "[jwt]\nissuer='i'\naudience='a'\njwks_file='f'\n"
-                                  "algorithms=['none']"])  # fmt: skip
+_JWT = "[jwt]\nissuer='i'\naudience='a'\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[", "unknown = 1", "[tls]\ncertificate='c'", _JWT,
+     f"{_JWT}jwks_file='f'\nalgorithms=['none']"],
+)  # fmt: skip
 def test_a_security_file_that_says_something_else_is_refused(tmp_path, text):
     path = tmp_path / "security.toml"
     path.write_text(text)

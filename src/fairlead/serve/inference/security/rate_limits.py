@@ -10,13 +10,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import mmap
-import os
 import struct
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
+
+from fairlead.serve.inference.anonymous_file import anonymous_file
 
 __all__ = ["Buckets", "LocalBuckets", "SharedBuckets", "new_shared_file"]
 
@@ -118,6 +119,4 @@ class SharedBuckets:
 
 def new_shared_file() -> int:
     """Return a nameless file for `SharedBuckets`; workers inherit its descriptor."""
-    descriptor = os.memfd_create("fairlead-limits", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, _FILE_BYTES)
-    return descriptor
+    return anonymous_file("fairlead-limits", bytes(_FILE_BYTES))
