@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import plots
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
@@ -286,6 +287,7 @@ def main() -> None:
     }
     REPORT.write_text(json.dumps(figures, indent=1) + "\n")
     write_page(figures)
+    plots.main()
     for name, values in figures.items():
         print(name, json.dumps({key: values[key] for key in list(values)[:10]}))
 
