@@ -18,6 +18,10 @@ class Endpoint(Value):
     """Process id of the server."""
     arms: dict[str, str]
     """Arm (`baseline`, `candidate`) → bundle digest."""
+    grpc: str | None = None
+    """Address for gRPC, for example `127.0.0.1:8081`; None where it is not served."""
+    certificate: str | None = None
+    """PEM file of the server's own certificate where it speaks TLS, for clients on its machine."""
 
 
 class TrafficSplit(Value):

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fairlead.core.errors import UsageError
-from fairlead.entrypoints.cli import serve_export, serve_keys, serve_rollout, serve_scale
+from fairlead.entrypoints.cli import (
+    serve_batch,
+    serve_export,
+    serve_keys,
+    serve_rollout,
+    serve_scale,
+)
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
 
 if TYPE_CHECKING:
@@ -24,10 +30,11 @@ app = typer.Typer(
 
 app.add_typer(serve_rollout.app, name="rollout")
 app.add_typer(serve_scale.app, name="scale")
+app.command("batch")(serve_batch.batch_command)
 app.add_typer(serve_keys.app, name="keys")
 app.add_typer(serve_export.app, name="export")
 
-_OPTIONS = {"name", "host", "http_port", "candidate_weight", "memory_limit_mb"}
+_OPTIONS = {"name", "host", "http_port", "candidate_weight", "memory_limit_mb", "grpc_port"}
 
 BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
@@ -51,6 +58,10 @@ def start_command(
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 0,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for gRPC, 0 takes a free one; none without it."),
+    ] = None,
     candidate: Annotated[
         Path | None, typer.Option(help="Second bundle behind the same name.")
     ] = None,
@@ -64,6 +75,10 @@ def start_command(
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=256, help="Processes that share the port and the CPUs."),
+    ] = None,
+    response_cache_mb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Memory for answers to inputs that come again; off by default."),
     ] = None,
     security: Annotated[
         Path | None,
@@ -86,7 +101,9 @@ def start_command(
     settings = _settings(set_ or [])
     settings |= {"name": name, "host": host, "http_port": http_port}
     settings |= {"candidate_weight": candidate_weight, "memory_limit_mb": memory_limit_mb}
-    further = {"workers": workers, "security": None if security is None else str(security)}
+    settings |= {"grpc_port": grpc_port}
+    further: dict[str, Any] = {"workers": workers, "response_cache_mb": response_cache_mb}
+    further |= {"security": None if security is None else str(security)}
     settings |= {key: value for key, value in further.items() if value is not None}
     if detach:
         _start_detached(bundles, candidate, settings, trust=trust, as_json=json_)
@@ -177,36 +194,3 @@ def status_command(
     finish(outcome, as_json=json_)
     if name is not None and not all(record.is_alive for record in outcome.noun):
         raise typer.Exit(1)
-
-
-@app.command("batch")
-def batch_command(
-    bundle: BundlePath,
-    data: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON lines.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Parquet file to write.", show_default=False)
-    ],
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Column to carry over; repeat for more.")
-    ] = None,
-    batch_rows: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Rows read at once.")
-    ] = 4096,
-    trust: Trust = False,
-    json_: JsonFlag = False,
-) -> None:
-    """Predict every row of a file, in batches and with constant memory."""
-    from fairlead.api.context import Context
-    from fairlead.api.serving import score_batch
-
-    with progress() as bars:
-        outcome = score_batch(
-            bundle,
-            data,
-            out=output,
-            keep=keep or (),
-            batch_rows=batch_rows,
-            trust=trust,
-            context=Context.open(progress=bars),
-        )
-    finish(outcome, as_json=json_)

@@ -29,6 +29,8 @@ class ServingConfig(Config):
     """A worker whose event loop stands still for longer is replaced, in seconds."""
     security: Path | None = None
     """TOML file with tokens, certificates, rights, limits and audit; None keeps the defaults."""
+    grpc_port: int | None = Field(None, ge=0, le=65535)
+    """Port to listen on for gRPC; 0 takes a free one, None serves no gRPC."""
     candidate_weight: float = Field(0.1, ge=0, le=1)
     """Share of the requests that the candidate gets at the start, when there is one."""
     version_policy: str = Field("all", pattern=r"^(all|latest:[1-9]\d{0,5})$")
@@ -75,6 +77,9 @@ class ServingConfig(Config):
     """Longest time that requests in flight get to finish when the server stops, in seconds."""
     inline_run_ms: float = Field(0.2, ge=0, le=10)
     """Models that are expected to run shorter than this run in the event loop's own thread."""
+    response_cache_mb: float = Field(0.0, ge=0, le=1 << 20)
+    """Memory for answers that are given again when the same inputs come, divided between the
+    workers; 0 asks the model every time."""
     log_predictions: bool = True
     """Whether every prediction is written to the workspace."""
     log_mode: Literal["fast", "durable"] = "fast"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fairlead.core.errors import NotFoundError, OverloadedError
 from fairlead.core.ports import Array, Feeds
 from fairlead.serve.inference.arms import Arm
+from fairlead.serve.inference.cache import ResponseCache, content_key
 from fairlead.serve.inference.methods.queue import BatchResult, Waiting
 from fairlead.serve.inference.problems import CLIENT_GONE, describe, status_of
 from fairlead.serve.inference.served import DurableObserver, Observer, ServedRequest
@@ -62,11 +63,15 @@ class Answer(NamedTuple):
         id: Id of the request.
         arm: The arm that answered.
         outputs: Name → array, first dimension the rows.
+        is_cached: Whether it was given before, and nothing ran.
+        parts_ms: Step → time it ran for the whole batch, in ms, of models that tell; or None.
     """
 
     id: str
     arm: Arm
     outputs: dict[str, Array]
+    is_cached: bool = False
+    parts_ms: Mapping[str, float] | None = None
 
 
 Done = Callable[[Answer | Exception], None]
@@ -76,7 +81,9 @@ Done = Callable[[Answer | Exception], None]
 class Call:
     """A request on its way through the dataplane."""
 
-    __slots__ = ("_dataplane", "_done", "_feeds", "_n_rows", "_waiting", "arm", "id", "request")
+    __slots__ = (
+        "_dataplane", "_done", "_feeds", "_key", "_n_rows", "_waiting", "arm", "id", "request",
+    )  # fmt: skip
 
     def __init__(
         self, dataplane: Dataplane, request: InferenceRequest, call_id: str, arm: Arm, done: Done
@@ -89,6 +96,7 @@ class Call:
         self._done = done
         self._feeds: dict[str, Array] | None = None
         self._n_rows = 0
+        self._key: bytes | None = None
         self._waiting: Waiting | None = None
 
     def start(self, deadline: float) -> None:
@@ -104,6 +112,8 @@ class Call:
             self._feeds, self._n_rows = self.arm.intake.check(request.feeds)
             if deadline <= time.perf_counter():
                 raise TimeoutError
+            if self._dataplane.cache is not None and self._is_known(self._dataplane.cache):
+                return
             self._waiting = self.arm.queue.submit(
                 self._feeds, self._n_rows, self.end, deadline=deadline, priority=request.priority
             )
@@ -111,14 +121,28 @@ class Call:
             self._observe_failure(status_of(exc), exc)
             raise
 
+    def _is_known(self, cache: ResponseCache) -> bool:
+        """Answer from the cache, a moment later, where it knows the answer."""
+        if self.request.is_probe or self._feeds is None:
+            return False
+        self._key = content_key(self.arm.bundle.digest, self._feeds)
+        outputs = cache.get(self._key)
+        if outputs is None:
+            return False
+        asyncio.get_running_loop().call_soon(self.end, BatchResult(outputs, 0.0, 0.0, 0))
+        return True
+
     def end(self, result: BatchResult | Exception) -> None:
         """Hand the result on; called by the queue."""
         if isinstance(result, BatchResult):
             self._observe(result)
             outputs = result.outputs
+            is_cached = result.batch_rows == 0
+            if self._key is not None and not is_cached and self._dataplane.cache is not None:
+                self._dataplane.cache.put(self._key, outputs)
             if self.request.outputs is not None:
                 outputs = {name: outputs[name] for name in self.request.outputs}
-            answer = Answer(self.id, self.arm, outputs)
+            answer = Answer(self.id, self.arm, outputs, is_cached, result.parts_ms)
             if self._dataplane.is_durable and not self.request.is_probe:
                 self._dataplane.hold(self, answer)
             else:
@@ -161,6 +185,7 @@ class Call:
                 "",
                 request.is_probe,
                 request.caller,
+                result.parts_ms,
             )
         )
 
@@ -200,6 +225,7 @@ class Dataplane:
         *,
         timeout_s: float = 30.0,
         observers: Sequence[Observer] = (),
+        cache: ResponseCache | None = None,
     ) -> None:
         """Put the arms behind one name.
 
@@ -209,8 +235,10 @@ class Dataplane:
             traffic: Chooses between them.
             timeout_s: Longest time a request may take, in seconds.
             observers: Told of every request that an arm took; they must not raise.
+            cache: Knows answers that were given before; None asks the model every time.
         """
         self.service = service
+        self.cache = cache
         self.arms = dict(arms)
         self.traffic = traffic
         self._timeout_s = timeout_s
@@ -262,6 +290,17 @@ class Dataplane:
             )
         return arm
 
+    def new_id(self) -> str:
+        """Return an id for a request that came without one."""
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def deadline_of(self, request: InferenceRequest) -> float:
+        """Return when a request must be answered, in seconds of `time.perf_counter`."""
+        deadline = request.arrived + self._timeout_s
+        if request.deadline is not None and request.deadline < deadline:
+            return request.deadline
+        return deadline
+
     def check_room(self, priority: int = 0) -> None:
         """Refuse early, before a body is decoded, what no arm has room for.
 
@@ -293,10 +332,8 @@ class Dataplane:
             TimeoutError: Its time is already up.
         """
         arm = self.choose_arm(request.version)
-        call_id = request.id or f"{self._prefix}-{next(self._numbers):x}"
-        deadline = request.arrived + self._timeout_s
-        if request.deadline is not None and request.deadline < deadline:
-            deadline = request.deadline
+        call_id = request.id or self.new_id()
+        deadline = self.deadline_of(request)
         shadow = self.traffic.split.shadow
         if shadow is not None and request.version is None and not request.is_probe:
             self._mirror(request, call_id, self.arms[shadow], deadline)

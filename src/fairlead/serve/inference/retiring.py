@@ -12,7 +12,6 @@ __all__ = ["Retirement"]
 
 _LINGER_S = 0.2
 """Whoever took the dataplane just before it was replaced gets so long to use it."""
-_POLL_S = 0.005
 
 
 class Retirement:
@@ -51,8 +50,6 @@ class Retirement:
 
     async def _retire(self, plane: Dataplane, then: Callable[[], None]) -> None:
         await asyncio.sleep(_LINGER_S)
-        while any(arm.queue.n_pending for arm in plane.arms.values()):
-            await asyncio.sleep(_POLL_S)
         await plane.drain()
         await asyncio.get_running_loop().run_in_executor(self._executor, plane.close)
         then()

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fairlead.backends.cpus import usable_cpus
@@ -31,6 +32,7 @@ from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.extras import requires
 from fairlead.core.workspace import Workspace
+from fairlead.serve.inference.accepting import OpenCounts
 from fairlead.serve.inference.bus import Bus, LocalBus
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.controls import connect_controls
@@ -40,9 +42,13 @@ from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.planes import PlaneOpener
 from fairlead.serve.inference.recording import log_observer, open_log
 from fairlead.serve.inference.repository import Repository
+from fairlead.serve.inference.security.config import SecurityConfig
+from fairlead.serve.inference.security.opening import GuardPlan, open_guard, read_optional
+from fairlead.serve.inference.security.tls import open_server_context
 from fairlead.serve.inference.served import Observer
 
 if TYPE_CHECKING:
+    from fairlead.serve.inference.grpc import GrpcServer
     from fairlead.serve.inference.service import Service
 
 __all__ = ["ServerPlan", "Site", "loop_factory", "run_server", "serve_here", "watch_stdin"]
@@ -78,6 +84,15 @@ class ServerPlan:
     is_token_chosen: bool = False
     until_stdin_closes: bool = False
 
+    @cached_property
+    def security(self) -> SecurityConfig:
+        """What the security file says.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
+        return read_optional(self.config.security)
+
     @property
     def name(self) -> str:
         """Name of the service, and of its default model."""
@@ -102,27 +117,32 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
     with requires("serve", needed_by="serving"):
         import httptools  # noqa: F401
 
+        if plan.config.grpc_port is not None:
+            import google.protobuf  # noqa: F401
+
     name = check_service_name(plan.name)
     is_chosen = plan.admin_token is not None
     token = plan.admin_token or secrets.token_urlsafe(24)
     plan = replace(plan, admin_token=token, is_token_chosen=is_chosen)
     with ExitStack() as stack:
         stack.enter_context(hold_service(plan.workspace, name))
-        listener = stack.enter_context(_listening(plan.config.host, plan.config.http_port))
+        host, grpc_port = plan.config.host, plan.config.grpc_port
+        listener = stack.enter_context(_listening(host, plan.config.http_port))
+        grpc = None if grpc_port is None else stack.enter_context(_listening(host, grpc_port))
 
         def publish(endpoint: Endpoint) -> None:
             write_service(plan.workspace, endpoint, token)
             stack.callback(forget_service, plan.workspace, name)
             on_ready(endpoint)
 
-        place = Endpoint(service=name, url=_url(listener), pid=os.getpid(), arms={})
+        place = _place(plan, listener, grpc)
         if plan.config.workers > 1:
             from fairlead.serve.inference.supervising import supervise
 
-            supervise(plan, place, listener, publish)
+            supervise(plan, place, listener, publish, grpc_listener=grpc)
             return
         watch = watch_stdin if plan.until_stdin_closes else None
-        serve_here(plan, Site(listener, place, on_listening=publish, watch_stdin=watch))
+        serve_here(plan, Site(listener, place, grpc, on_listening=publish, watch_stdin=watch))
 
 
 async def _go_on(_: Endpoint) -> None:
@@ -136,9 +156,11 @@ class Site:
     Attributes:
         listener: Listening socket.
         place: The endpoint as it is told to others, its arms left out.
+        grpc_listener: Listening socket for gRPC, or None.
         bus: Reaches the other workers.
         number: Which of the workers this is, from 0.
         limits: File of the shared rate limits, or None for one worker.
+        counts: How many connections each worker holds, or None for one worker.
         before_listening: Awaited with the endpoint once the models are warm.
         on_listening: Called with the endpoint once requests are taken.
         watch_stdin: Calls back in another thread when standard input ends, or None.
@@ -146,9 +168,11 @@ class Site:
 
     listener: socket.socket
     place: Endpoint
+    grpc_listener: socket.socket | None = None
     bus: Bus = field(default_factory=LocalBus)
     number: int = 0
     limits: int | None = None
+    counts: OpenCounts | None = None
     before_listening: Callable[[Endpoint], Awaitable[None]] = _go_on
     on_listening: Callable[[Endpoint], None] = lambda _: None
     watch_stdin: Callable[[Callable[[], object]], None] | None = None
@@ -208,6 +232,8 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         default_model=name,
         candidate=plan.candidate,
     )
+    if metrics is not None and opener.cache is not None:
+        metrics.show_cache(opener.cache)
     limit = config.memory_limit_mb
     repository = Repository(
         plan.sources,
@@ -224,6 +250,18 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         plan.admin_token or "",
         site.bus,
         site.number,
+        open_guard(
+            GuardPlan(
+                name,
+                repository.default_name,
+                config.host,
+                plan.workspace.root,
+                plan.admin_token or "",
+                is_token_chosen=plan.is_token_chosen,
+                limits=site.limits,
+            ),
+            plan.security,
+        ),
     )
 
 
@@ -243,17 +281,35 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener.close()
 
 
-def _url(listener: socket.socket) -> str:
+def _place(
+    plan: ServerPlan, listener: socket.socket, grpc_listener: socket.socket | None
+) -> Endpoint:
+    tls = plan.security.tls
+    scheme = "http" if tls is None else "https"
+    certificate = None if tls is None else str(tls.certificate.resolve())
+    return Endpoint(
+        service=plan.name,
+        url=f"{scheme}://{_address(listener)}",
+        pid=os.getpid(),
+        arms={},
+        grpc=None if grpc_listener is None else _address(grpc_listener),
+        certificate=certificate,
+    )
+
+
+def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     if host in {"0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     from fairlead.serve.inference.http.application import build_server
 
     server = build_server(service, _http_limits(plan.config))
+    grpc = None if site.grpc_listener is None else _grpc_server(plan, service)
+    context = None if plan.security.tls is None else open_server_context(plan.security.tls)
 
     async def live() -> None:
         loop = asyncio.get_running_loop()
@@ -266,12 +322,15 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
         endpoint = service.endpoint or site.place
         await site.before_listening(endpoint)
         watching = loop.create_task(service.repository.watch(plan.config.reload_every_s))
-        await server.start([site.listener])
+        await server.start([site.listener], context, site.counts)
+        if grpc is not None and site.grpc_listener is not None:
+            await grpc.start([site.grpc_listener], context)
         site.on_listening(endpoint)
         await stopping.wait()
         service.is_draining = True
         watching.cancel()
-        await server.drain(plan.config.drain_timeout_s)
+        drains = [one.drain(plan.config.drain_timeout_s) for one in (server, grpc) if one]
+        await asyncio.gather(*drains)
         await service.repository.drain()
 
     # What was made until here lives as long as the server: no need to look at it again and again.
@@ -279,6 +338,19 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     gc.freeze()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
+
+
+def _grpc_server(plan: ServerPlan, service: Service) -> GrpcServer:
+    from fairlead.serve.inference.grpc import GrpcLimits, GrpcServer
+
+    config = plan.config
+    limits = GrpcLimits(
+        max_connections=config.max_connections,
+        max_message_bytes=config.max_body_bytes,
+        max_buffered_bytes=max(config.max_buffered_bytes, 2 * config.max_body_bytes),
+        stall_s=config.body_timeout_s,
+    )
+    return GrpcServer(service, limits)
 
 
 def _http_limits(config: ServingConfig) -> HttpLimits:

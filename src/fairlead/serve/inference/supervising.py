@@ -22,6 +22,8 @@ def supervise(
     place: Endpoint,
     listener: socket.socket,
     publish: Callable[[Endpoint], None],
+    *,
+    grpc_listener: socket.socket | None = None,
 ) -> None:
     """Serve with several workers until SIGTERM, SIGINT or the end of standard input; then drain.
 
@@ -30,6 +32,7 @@ def supervise(
         place: The endpoint, its arms left out.
         listener: Listening socket that all workers share.
         publish: Called with the endpoint once every worker is warm.
+        grpc_listener: Another one, for gRPC; None where it is not served.
 
     Raises:
         FairleadError: A worker refused to start, or none can be kept alive.
@@ -43,7 +46,7 @@ def supervise(
     work = Supervision(
         n_workers=config.workers,
         plan=plan_document(plan, endpoint=place, cpus=cpus),
-        listeners={"http": listener},
+        listeners={"http": listener} | ({"grpc": grpc_listener} if grpc_listener else {}),
         hang_timeout_s=config.worker_hang_s,
         drain_timeout_s=config.drain_timeout_s,
         on_ready=ready,

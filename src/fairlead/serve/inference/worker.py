@@ -21,6 +21,7 @@ from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.errors import FairleadError
 from fairlead.core.workspace import Workspace
+from fairlead.serve.inference.accepting import OpenCounts
 from fairlead.serve.inference.bus import WorkerBus, say_failed
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.model_versions import ModelSource
@@ -66,6 +67,7 @@ def run_worker(document: dict[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end = socket.socket(fileno=document["bus"])
     listener = socket.socket(fileno=document["listeners"]["http"])
+    grpc = document["listeners"].get("grpc")
     bus = WorkerBus(document["n_workers"])
     endpoint = Endpoint.model_validate(document["endpoint"])
     plan = _plan(document)
@@ -79,9 +81,11 @@ def run_worker(document: dict[str, Any]) -> int:
     site = Site(
         listener,
         endpoint,
+        None if grpc is None else socket.socket(fileno=grpc),
         bus,
         number=document["worker"],
         limits=document["limits"],
+        counts=OpenCounts(document["counts"], document["worker"]),
         before_listening=join,
         watch_stdin=lambda on_end: _end_with_supervisor(on_end, plan.config.drain_timeout_s),
     )
