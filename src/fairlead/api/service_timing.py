@@ -39,9 +39,7 @@ def time_service(place: Place, feeds: Feeds | None) -> list[Evidence]:
         EndpointError: The service cannot be reached, or has answered nothing yet.
         DataError: It found the rows wrong.
     """
-    from fairlead.backends.endpoint import EndpointClient
-
-    with closing(EndpointClient(place.url, place.service)) as client:
+    with closing(_client(place)) as client:
         inside = _inside(place)
         before = Meters.read(client)
         after = 0 if inside is None or feeds is None else _newest(inside)
@@ -59,12 +57,17 @@ def time_service(place: Place, feeds: Feeds | None) -> list[Evidence]:
     return [*evidence, *meters.error_rate(place.subject)]
 
 
-def _inside(place: Place) -> EndpointClient | None:
+def _client(place: Place) -> EndpointClient:
     from fairlead.backends.endpoint import EndpointClient
 
+    certificate = None if place.endpoint is None else place.endpoint.certificate
+    return EndpointClient(place.url, place.service, place.admin_token, certificate=certificate)
+
+
+def _inside(place: Place) -> EndpointClient | None:
     if place.endpoint is None:
         return None
-    return EndpointClient(place.endpoint.url, place.service, place.admin_token)
+    return _client(place)
 
 
 def _send(client: EndpointClient, feeds: Feeds) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from fairlead.api.context import Context
 from fairlead.core.bundle import Bundle
@@ -114,48 +114,66 @@ def run_server(
 
 def score_batch(
     bundle: str | Path,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     out: str | Path,
     keep: Sequence[str] = (),
-    batch_rows: int = 4096,
+    columns: Sequence[str] = (),
+    chunk_rows: int = 16_384,
+    workers: int | None = None,
+    engine: Literal["threads", "processes", "ray"] | None = None,
     trust: bool = False,
+    stdin: IO[bytes] | None = None,
     context: Context | None = None,
 ) -> Outcome[Path]:
-    """Predict every row of a file and write the predictions as a Parquet file.
+    """Predict every row of some files and write the predictions as one file.
 
-    Reads and writes in batches, so memory does not grow with the file.
+    Reads, runs and writes in chunks, so memory does not grow with the files. A run that was
+    killed goes on where it was when it is started again the same way; the output then holds each
+    row once, in order, byte by byte as if nothing had happened. Rows that cannot be predicted go
+    to `<out>.quarantine.parquet` with file, number, reason and content.
 
     Args:
         bundle: The model.
-        data: A Parquet, CSV or JSON-lines file.
-        out: Parquet file to write, whole or not at all.
+        data: Parquet, CSV or JSON-lines files, folders of such, or patterns; `-` reads `stdin`.
+        out: File to write, whole or not at all: `.parquet`, `.csv` or `.jsonl`.
         keep: Columns of the input to carry over, for example an id.
-        batch_rows: Rows read at once.
+        columns: Columns of predictions to write; none writes all.
+        chunk_rows: Rows that are read, scored and kept at once.
+        workers: Chunks that are scored at the same time; None takes one per core.
+        engine: `threads`, `processes`, or `ray` for a cluster; None chooses between the first two.
         trust: Whether code that came with the model may run.
+        stdin: What `-` reads: Parquet, CSV or JSON lines.
         context: Surroundings of the call.
 
     Returns:
-        The file, with the measured throughput.
+        The file, with the measured throughput and its digest.
 
     Raises:
         NotFoundError: There is no such file.
-        DataError: The file cannot be read, is empty, or lacks a column of the model.
+        DataError: A file cannot be read, lacks a column of the model, or no row is any good.
+        ConflictError: Another process writes the same output.
         WorkspaceError: The output cannot be written.
+        MissingExtraError: The engine is `ray`, and Ray is not installed.
     """
-    from fairlead.serve.inference.batch import score_file
+    from fairlead.serve.inference.batch import BatchJob, score_files
 
     ctx = (context or Context.open()).ready_to_record()
-    outcome = score_file(
-        Bundle.open(bundle),
-        Path(data),
-        Path(out),
+    sources = [data] if isinstance(data, str | Path) else list(data)
+    job = BatchJob(
+        bundle=Bundle.open(bundle),
+        data=[str(item) for item in sources],
+        out=Path(out),
         keep=tuple(keep),
-        batch_rows=batch_rows,
+        columns=tuple(columns),
+        chunk_rows=chunk_rows,
+        workers=workers,
+        engine=engine,
         trust=trust,
-        progress=ctx.progress,
+        cpu_limit=ctx.settings.cpu_limit,
+        stdin=stdin,
     )
-    return ctx.record(outcome)
+    return ctx.record(score_files(job, ctx.progress))
 
 
 def service_status(
@@ -259,7 +277,13 @@ def _ask(record: ServiceRecord) -> tuple[bool, dict[str, int]]:
     """Return whether a server is ready, and what became of its predictions, where it says so."""
     from fairlead.backends.endpoint import EndpointClient
 
-    with EndpointClient(record.endpoint.url, record.endpoint.service, timeout_s=5.0) as client:
+    with EndpointClient(
+        record.endpoint.url,
+        record.endpoint.service,
+        record.admin_token,
+        timeout_s=5.0,
+        certificate=record.endpoint.certificate,
+    ) as client:
         try:
             lines = client.metrics().splitlines()
         except FairleadError:

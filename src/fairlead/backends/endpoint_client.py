@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.backends.certificates import trusting_context
 from fairlead.backends.openinference import bytes_from_tensor, numpy_dtype, tensor_from_bytes
 from fairlead.core.endpoint import Endpoint, TrafficSplit
 from fairlead.core.errors import (
@@ -105,14 +106,17 @@ class EndpointClient:
         admin_token: str | None = None,
         *,
         timeout_s: float = 30.0,
+        certificate: str | None = None,
     ) -> None:
         """Remember where the server is; nothing is sent yet.
 
         Args:
             url: Base URL, for example `http://127.0.0.1:8080`.
             service: Name of the service, which is also the name of the model.
-            admin_token: Opens the control endpoints.
+            admin_token: Opens the control endpoints, and the others where they need credentials.
             timeout_s: Longest wait for one answer, in seconds.
+            certificate: PEM file of the server's certificate; None trusts the authorities of this
+                machine.
 
         Raises:
             UsageError: It is no URL of a server.
@@ -131,6 +135,7 @@ class EndpointClient:
         self._is_tls = parts.scheme == "https"
         self._host = parts.hostname
         self._port = port
+        self._certificate = certificate
         self._connections: dict[int, http.client.HTTPConnection] = {}
 
     def ready(self) -> bool:
@@ -309,7 +314,7 @@ class EndpointClient:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         sent = dict(headers or {})
-        if self._token is not None and path.startswith("/fairlead/"):
+        if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token}"
         thread = threading.get_ident()
         is_reused = thread in self._connections
@@ -330,8 +335,7 @@ class EndpointClient:
         thread = threading.get_ident()
         connection = self._connections.get(thread)
         if connection is None:
-            kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
-            connection = kind(self._host, self._port, timeout=self._timeout_s)
+            connection = self._new_connection()
             self._connections[thread] = connection
         connection.request(method, path, body=body, headers=dict(headers))
         answer = connection.getresponse()
@@ -339,6 +343,16 @@ class EndpointClient:
         if answer.will_close:
             self._drop(thread)
         return answer.status, answer.headers, raw
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        if not self._is_tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        return http.client.HTTPSConnection(
+            self._host,
+            self._port,
+            timeout=self._timeout_s,
+            context=None if self._certificate is None else trusting_context(self._certificate),
+        )
 
     def _drop(self, thread: int) -> None:
         connection = self._connections.pop(thread, None)
@@ -390,6 +404,7 @@ _ERRORS: dict[int, type[FairleadError]] = {
     404: NotFoundError,
     413: DataError,
     422: DataError,
+    429: OverloadedError,
     503: OverloadedError,
 }
 

@@ -59,7 +59,11 @@ class ServerHandle:
     def client(self, *, timeout_s: float = 30.0) -> EndpointClient:
         """Return a client that may use the control endpoints."""
         return EndpointClient(
-            self.endpoint.url, self.endpoint.service, self.admin_token, timeout_s=timeout_s
+            self.endpoint.url,
+            self.endpoint.service,
+            self.admin_token,
+            timeout_s=timeout_s,
+            certificate=self.endpoint.certificate,
         )
 
     def stop(self, *, timeout_s: float = 20.0) -> int:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.core.errors import EndpointError, FairleadError
+from fairlead.serve.inference.accepting import OpenCounts, new_open_counts
 from fairlead.serve.inference.hub import Hub, Member
 from fairlead.serve.inference.merging import MergedMetrics, MergedOutcomes
 from fairlead.serve.inference.security.rate_limits import new_shared_file
@@ -100,6 +101,8 @@ class Supervisor:
         self._places = [_Place(number) for number in range(work.n_workers)]
         self._answers = _ServiceAnswers(self._hub, work.n_workers)
         self._limits = new_shared_file()
+        self._counts_file = new_open_counts()
+        self._counts = OpenCounts(self._counts_file, 0)
         self._is_ready = False
         self._draining = asyncio.Event()
         self._failure: FairleadError | None = None
@@ -126,6 +129,7 @@ class Supervisor:
             for place in self._places:
                 place.signal(signal.SIGKILL)
             os.close(self._limits)
+            os.close(self._counts_file)
         if self._failure is not None:
             raise self._failure
 
@@ -138,6 +142,7 @@ class Supervisor:
             "n_workers": self._work.n_workers,
             "bus": far.fileno(),
             "limits": self._limits,
+            "counts": self._counts_file,
             "listeners": listeners,
         }
         with far:
@@ -145,7 +150,7 @@ class Supervisor:
                 [sys.executable, "-m", "fairlead.serve.inference.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(*listeners.values(), far.fileno(), self._limits),
+                pass_fds=(*listeners.values(), far.fileno(), self._limits, self._counts_file),
             )
         place.process, place.since = process, time.monotonic()
         place.member = await self._hub.welcome(place.number, near)
@@ -173,6 +178,7 @@ class Supervisor:
         if member is not None:
             self._hub.leave(member)
         self._answers.end(place.number)
+        self._counts.remove(place.number)
         if self._draining.is_set():
             return
         if not self._is_ready:

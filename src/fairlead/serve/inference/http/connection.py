@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from enum import IntEnum
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import httptools
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.head import Head, Headers, HttpError, check_framing
 from fairlead.serve.inference.http.wire import CONTINUE, JSON, problem_bytes
+from fairlead.serve.inference.security.certificate_names import certificate_name
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.http.server import HttpServer
@@ -22,14 +22,9 @@ __all__ = ["Connection"]
 _ONE_WRITE_BYTES = 64 << 10
 _LINGER_IDLE_S = 2.0
 _NO_HEAD = Head("GET", b"", [], is_old=False)
-
-
-class _Stage(IntEnum):
-    """What is being received."""
-
-    NOTHING = 0
-    HEAD = 1
-    BODY = 2
+_NOTHING, _HEAD, _BODY = range(3)
+"""What is being received."""
+_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
 
 
 class Connection(asyncio.Protocol):
@@ -49,7 +44,7 @@ class Connection(asyncio.Protocol):
         self._active: Exchange | None = None
         self._coming: Exchange | None = None
         self._fault: HttpError | None = None
-        self._stage = _Stage.NOTHING
+        self._stage = _NOTHING
         self._target = b""
         self._headers: Headers = []
         self._head_bytes = 0
@@ -71,17 +66,13 @@ class Connection(asyncio.Protocol):
     @property
     def certificate_subject(self) -> str | None:
         """Common name of the client's verified certificate, or None."""
-        certificate = self._transport.get_extra_info("peercert") if self._transport else None
-        for part in (certificate or {}).get("subject", ()):
-            for name, value in part:
-                if name == "commonName":
-                    return str(value)
-        return None
+        transport = self._transport
+        return None if transport is None else certificate_name(transport.get_extra_info("peercert"))
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
-        return self._active is None and not self._queue and self._stage == _Stage.NOTHING
+        return self._active is None and not self._queue and self._stage == _NOTHING
 
     # What the transport tells.
 
@@ -114,7 +105,8 @@ class Connection(asyncio.Protocol):
         self._at = perf_counter()
         if self._is_ended:
             return
-        unfinished = self._headers if self._stage == _Stage.HEAD else None
+        self._chunk_bytes = len(data)
+        unfinished = self._headers if self._stage == _HEAD else None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -122,8 +114,9 @@ class Connection(asyncio.Protocol):
             self._is_ended = True
         except httptools.HttpParserError as exc:
             self._note(_fault_of(exc))
-        if self._stage == _Stage.HEAD and self._headers is unfinished:
-            self._count_head(len(data))
+        if self._stage == _HEAD and self._headers is unfinished:
+            self._head_bytes += len(data)
+            self._check_head()
         if self._fault is not None:
             self._refuse(self._fault)
 
@@ -152,7 +145,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         if self._fault is None:
-            self._stage = _Stage.HEAD
+            self._stage = _HEAD
             self._begun_at = self._at
             self._target = b""
             self._headers = []
@@ -166,19 +159,21 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field; those behind a chunked body are left out."""
-        if self._stage == _Stage.HEAD:
+        if self._stage == _HEAD:
             self._headers.append((name.lower(), value))
-            self._count_head(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         """Decide from the head whether the body is welcome."""
         if self._fault is not None:
             return
+        self._head_bytes += self._chunk_bytes
+        self._check_head()
         version = self._parser.get_http_version()
-        method = self._parser.get_method().decode("latin-1")
+        word = self._parser.get_method()
+        method = _METHODS.get(word) or word.decode("latin-1")
         head = Head(method, self._target, self._headers, is_old=version != "1.1")
         self._coming = Exchange(self, head)
-        self._stage = _Stage.BODY
+        self._stage = _BODY
         self._parts = []
         self._received = 0
         try:
@@ -212,7 +207,7 @@ class Connection(asyncio.Protocol):
         if self._fault is not None or coming is None:
             return
         self._coming = None
-        self._stage = _Stage.NOTHING
+        self._stage = _NOTHING
         self._owes_continue = False
         parts, self._parts = self._parts, []
         coming.body = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -290,9 +285,9 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._blocked_at is not None:
             self._sweep_blocked(now, self._blocked_at)
-        elif self._stage == _Stage.HEAD and now - self._begun_at > limits.header_timeout_s:
+        elif self._stage == _HEAD and now - self._begun_at > limits.header_timeout_s:
             self._refuse(HttpError(408, "the headers took too long", "send them at once"))
-        elif self._stage == _Stage.BODY and self._is_starving(now):
+        elif self._stage == _BODY and self._is_starving(now):
             self._refuse(HttpError(408, "the body came too slowly", "send it faster, or in parts"))
         elif self.is_idle and now - self._at > limits.keep_alive_s:
             self._transport.close()
@@ -307,7 +302,7 @@ class Connection(asyncio.Protocol):
     def _is_last(self, exchange: Exchange) -> bool:
         if exchange.is_last:
             return True
-        is_free = not self._queue and self._stage == _Stage.NOTHING
+        is_free = not self._queue and self._stage == _NOTHING
         return self._server.is_draining and is_free
 
     def _conclude(self, exchange: Exchange, *, is_last: bool) -> None:
@@ -367,10 +362,13 @@ class Connection(asyncio.Protocol):
         if self._fault is None and not self._is_ended:
             self._fault = fault
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
+    def _check_head(self) -> None:
+        """Refuse too long heads; whole pieces were counted, so a look at the fields may clear it."""
         limits = self._limits
-        if self._head_bytes > limits.max_header_bytes or len(self._headers) > limits.max_headers:
+        is_long = self._head_bytes > limits.max_header_bytes and (
+            self._is_stuck or self._size_of_fields() > limits.max_header_bytes
+        )
+        if is_long or len(self._headers) > limits.max_headers:
             self._note(
                 HttpError(431, "the request has too many or too long headers", "send fewer headers")
             )
@@ -379,7 +377,7 @@ class Connection(asyncio.Protocol):
         """Answer a fault behind everything that came before it, and listen no more."""
         self._fault = fault
         self._is_ended = True
-        self._stage = _Stage.NOTHING
+        self._stage = _NOTHING
         self._owes_continue = False
         self._server.buffered_bytes -= self._received if self._coming is not None else 0
         self._held -= self._received if self._coming is not None else 0

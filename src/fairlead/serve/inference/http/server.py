@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
+from fairlead.serve.inference.accepting import Acceptor, OpenCounts
 from fairlead.serve.inference.http.connection import Connection
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.limits import HttpLimits
@@ -54,16 +55,22 @@ class HttpServer:
         self.buffered_bytes = 0
         self.is_draining = False
         self.count_fault = on_fault
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Acceptor] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(
-        self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None = None
+        self,
+        sockets: Sequence[socket.socket],
+        context: ssl.SSLContext | None = None,
+        counts: OpenCounts | None = None,
     ) -> None:
-        """Listen on sockets; with a context, over TLS."""
+        """Listen on sockets; with a context, over TLS; with counts, in turn with other workers."""
         loop = asyncio.get_running_loop()
         for listener in sockets:
             listener.setblocking(False)
+            if counts is not None:
+                self._servers.append(self._accept_in_turn(listener, context, counts))
+                continue
             self._servers.append(
                 await loop.create_server(
                     lambda: Connection(self),
@@ -74,6 +81,20 @@ class HttpServer:
                 )
             )
         self._sweep(loop)
+
+    def _accept_in_turn(
+        self, listener: socket.socket, context: ssl.SSLContext | None, counts: OpenCounts
+    ) -> Acceptor:
+        acceptor = Acceptor(
+            listener,
+            counts,
+            protocol=lambda: Connection(self),
+            n_open=lambda: len(self.connections),
+            context=context,
+            handshake_timeout_s=self.limits.header_timeout_s,
+        )
+        acceptor.start()
+        return acceptor
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.

@@ -30,6 +30,7 @@ __all__ = ["Guard", "GuardParts", "is_loopback"]
 
 _SERVICE = Caller("service", may_admin=True)
 _SHOW = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`; `fairlead serve keys add` makes one"
+_OF_DEFAULT_MODEL = frozenset({"/predict", "/invocations"})
 _STATUSES: dict[type[AccessError], int] = {
     UnauthenticatedError: 401,
     ForbiddenError: 403,
@@ -261,11 +262,13 @@ class Guard:
                 f"{caller.name} may not administer this server",
                 hint="use a key that was made with --admin",
             )
-        model = request.model or self._parts.default_model
-        if caller.models is not None and not caller.may_ask(model):
+        model = request.model
+        if model is None and request.path in _OF_DEFAULT_MODEL:
+            model = self._parts.default_model
+        if model is not None and not caller.may_ask(model):
             raise ForbiddenError(
                 f"{caller.name} may not ask the model {model[:80]!r}",
-                hint=f"it may ask {', '.join(sorted(caller.models)) or 'none'}",
+                hint=f"it may ask {', '.join(sorted(caller.models or ())) or 'none'}",
             )
 
     def _rate(self, rate_rps: float | None, burst: int | None) -> tuple[float | None, int | None]:

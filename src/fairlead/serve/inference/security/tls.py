@@ -10,17 +10,15 @@ import logging
 import ssl
 import time
 from pathlib import Path
-from typing import Any
 
 from fairlead.core.errors import ConfigError
 from fairlead.serve.inference.security.config import TlsConfig
 
-__all__ = ["TlsFiles", "certificate_name", "open_server_context", "trusting_context"]
+__all__ = ["TlsFiles", "open_server_context"]
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-_X509_PARTIAL_CHAIN = ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
 class TlsFiles:
@@ -120,34 +118,3 @@ def _unusable(config: TlsConfig, error: Exception) -> ConfigError:
         f"the certificates cannot be used: {what}",
         hint="give PEM files of a certificate with its chain and of its key without a password",
     )
-
-
-def certificate_name(handshake: ssl.SSLObject | None) -> str | None:
-    """Return the common name of the client's verified certificate, or None without one."""
-    found: Any = None if handshake is None else handshake.getpeercert()
-    if not found:
-        return None
-    # Several relative names may stand in a subject; an ambiguous one is nobody.
-    pairs = [pair for part in found.get("subject", ()) for pair in part]
-    names = [str(value) for key, value in pairs if key == "commonName"]
-    return names[0] if len(names) == 1 else None
-
-
-def trusting_context(certificate: Path) -> ssl.SSLContext:
-    """Return a client's context that trusts exactly the server whose certificate this is.
-
-    For tools on the same machine, which find the file in the service's record.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # The very certificate is checked, whatever its names.
-    context.verify_flags |= _X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(certificate)
-    except (OSError, ValueError) as exc:
-        raise ConfigError(
-            f"the certificate {certificate} cannot be read", hint="see the service's record"
-        ) from exc
-    return context
