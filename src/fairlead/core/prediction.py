@@ -37,7 +37,7 @@ class Prediction:
     run_ms: float
     total_ms: float
     batch_rows: int
-    """Rows that ran together with this one."""
+    """Rows that ran together with this one; 0 when it came from the response cache."""
     trace_id: str = ""
     error: str = ""
     at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,11 @@ class AnswerFrames:
         self._frames: dict[tuple[str, tuple[int, ...]], bytes] = {}
 
     def write(
-        self, message: InferMessage, request_id: str, outputs: dict[str, Array]
+        self,
+        message: InferMessage,
+        request_id: str,
+        outputs: dict[str, Array],
+        parts_ms: Mapping[str, float] | None = None,
     ) -> tuple[bytes, int | None]:
         """Write an answer.
 
@@ -49,23 +54,24 @@ class AnswerFrames:
             message: The request; it says which outputs are wanted, and how.
             request_id: Id of the request.
             outputs: Name → array.
+            parts_ms: Step → time it ran, in ms; becomes the parameters `step_ms.<step>`.
 
         Returns:
             The body, and the length of its JSON header when binary tensors follow it.
         """
         if message.outputs or message.is_binary:
-            return self._write_chosen(message, request_id, outputs)
+            return self._write_chosen(message, request_id, outputs, _end(parts_ms))
         pieces = [b'{"id":', orjson.dumps(request_id), self._middle]
         for name in self._names:
             array = outputs[name]
             pieces.append(self._frame(name, array))
             pieces.append(self._data(name, array))
             pieces.append(b"},")
-        pieces[-1] = b"}]}"
+        pieces[-1] = b"}" + _end(parts_ms)
         return b"".join(pieces), None
 
     def _write_chosen(
-        self, message: InferMessage, request_id: str, outputs: dict[str, Array]
+        self, message: InferMessage, request_id: str, outputs: dict[str, Array], end: bytes
     ) -> tuple[bytes, int | None]:
         chosen = message.outputs or dict.fromkeys(self._names, message.is_binary)
         documents: list[bytes] = []
@@ -80,7 +86,7 @@ class AnswerFrames:
             head = self._frame(name, array).removesuffix(b'"data":')
             documents.append(b'%b"parameters":{"binary_data_size":%d}}' % (head, len(raw)))
         head = b"".join(
-            (b'{"id":', orjson.dumps(request_id), self._middle, b",".join(documents), b"]}")
+            (b'{"id":', orjson.dumps(request_id), self._middle, b",".join(documents), end)
         )
         if not raws:
             return head, None
@@ -112,3 +118,11 @@ class AnswerFrames:
         dtype = self._dtypes.get(name)
         is_bf16 = dtype == _BF16 and array.dtype == np.uint16
         return "BF16" if is_bf16 else datatype_of(array.dtype.name)
+
+
+def _end(parts_ms: Mapping[str, float] | None) -> bytes:
+    """Return what closes the outputs and the answer."""
+    if not parts_ms:
+        return b"]}"
+    told = {f"step_ms.{step}": round(run_ms, 4) for step, run_ms in parts_ms.items()}
+    return b'],"parameters":%b}' % orjson.dumps(told)

@@ -106,7 +106,7 @@ def open_arm(
         run,
         take=METHODS[config.batching],
         is_joinable=is_joinable,
-        limits=_limits(config, runtime, max_rows, threads, cores),
+        limits=_limits(config, runtime, max_rows, threads, cores, runner),
         name=name,
         padding=padding,
     )
@@ -115,15 +115,22 @@ def open_arm(
 
 
 def _limits(
-    config: ServingConfig, runtime: RuntimeSettings, max_rows: int, threads: int, cores: int
+    config: ServingConfig,
+    runtime: RuntimeSettings,
+    max_rows: int,
+    threads: int,
+    cores: int,
+    runner: Runner,
 ) -> QueueLimits:
+    # How long somebody's code will take cannot be told from how long it took.
+    is_foreign = getattr(runner, "runs_foreign_code", False)
     return QueueLimits(
         max_batch_rows=max_rows,
         max_wait_s=runtime.max_batch_wait_ms / 1e3,
         max_pending=config.max_pending_requests,
         max_delay_s=config.max_queue_delay_ms / 1e3,
         latency_budget_s=(config.latency_budget_ms or math.inf) / 1e3,
-        inline_s=config.inline_run_ms / 1e3,
+        inline_s=0.0 if is_foreign else config.inline_run_ms / 1e3,
         parallel_runs=max(1, cores // threads),
     )
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairlead.core.errors import OverloadedError
-from fairlead.core.ports import Array
+from fairlead.core.ports import Array, Outputs
 from fairlead.serve.inference.methods.queue import BatchResult, Done, Take, Waiting
 from fairlead.serve.inference.pace import Pace
 from fairlead.serve.inference.padding import Padding
@@ -324,12 +324,17 @@ class BatchQueue:
         outputs = self._run(item.feeds)
         ended = time.perf_counter()
         return BatchResult(
-            outputs, (started - item.since) * 1e3, (ended - started) * 1e3, item.n_rows
+            outputs,
+            (started - item.since) * 1e3,
+            (ended - started) * 1e3,
+            item.n_rows,
+            _parts_of(outputs),
         )
 
     def _together(self, batch: list[Waiting], started: float) -> list[BatchResult | Exception]:
         feeds = self._joined(batch)
-        outputs = list(self._run(feeds).items())
+        answer = self._run(feeds)
+        outputs, parts_ms = list(answer.items()), _parts_of(answer)
         run_ms = (time.perf_counter() - started) * 1e3
         rows = sum([item.n_rows for item in batch])
         results: list[BatchResult | Exception] = []
@@ -340,7 +345,7 @@ class BatchQueue:
             if self._padding is not None:
                 share = self._padding.cut(share, item.feeds, feeds)
             queue_ms = (started - item.since) * 1e3
-            results.append(BatchResult(share, queue_ms, run_ms, rows))
+            results.append(BatchResult(share, queue_ms, run_ms, rows, parts_ms))
             at = end
         return results
 
@@ -350,3 +355,7 @@ class BatchQueue:
         return {
             name: np.concatenate([item.feeds[name] for item in batch]) for name in batch[0].feeds
         }
+
+
+def _parts_of(outputs: dict[str, Array]) -> dict[str, float] | None:
+    return outputs.parts_ms if isinstance(outputs, Outputs) else None

@@ -16,6 +16,7 @@ from fairlead.core.extras import requires
 from fairlead.serve.inference.served import ServedRequest
 
 if TYPE_CHECKING:
+    from fairlead.serve.inference.cache import ResponseCache
     from fairlead.serve.inference.dataplane import Dataplane
 
 __all__ = ["ServingMetrics"]
@@ -51,11 +52,12 @@ class _Tally:
 class _ArmTally:
     """What is tallied of one arm."""
 
-    __slots__ = ("batch", "queue", "rows", "run", "total")
+    __slots__ = ("batch", "queue", "rows", "run", "steps", "total")
 
     def __init__(self) -> None:
         self.total, self.queue, self.run = _Tally(_MS), _Tally(_MS), _Tally(_MS)
         self.batch = _Tally(_ROWS)
+        self.steps: dict[str, _Tally] = {}
         self.rows = 0
 
 
@@ -80,6 +82,7 @@ class ServingMetrics:
         self._arms: dict[tuple[str, str, str], _ArmTally] = {}
         self._requests: Counter[tuple[str, str, str, int]] = Counter()
         self._dataplane: Dataplane | None = None
+        self._cache: ResponseCache | None = None
         self.registry = prom.CollectorRegistry()
         self.registry.register(self)
         prom.ProcessCollector(registry=self.registry)
@@ -100,10 +103,18 @@ class ServingMetrics:
         tally.total.add(served.total_ms)
         if served.status != 200:
             return
+        tally.rows += served.n_rows
+        if served.is_cached:
+            return
         tally.queue.add(served.queue_ms)
         tally.run.add(served.run_ms)
         tally.batch.add(served.batch_rows)
-        tally.rows += served.n_rows
+        for step, run_ms in (served.parts_ms or {}).items():
+            tally.steps.setdefault(step, _Tally(_MS)).add(run_ms)
+
+    def show_cache(self, cache: ResponseCache) -> None:
+        """Tell of a response cache too."""
+        self._cache = cache
 
     def count_rejected(self, status: int) -> None:
         """Count one request that no arm took."""
@@ -154,6 +165,14 @@ class ServingMetrics:
                 tally = choose(tallies)
                 family.add_metric(where, tally.buckets(unit), sum_value=tally.total / unit)
             yield family
+        steps = HistogramMetricFamily(
+            "fairlead_step_duration_seconds", "One step of an ensemble running.",
+            labels=(*labels, "step"),
+        )  # fmt: skip
+        for where, tallies in sorted(self._arms.items()):
+            for step, tally in tallies.steps.items():
+                steps.add_metric((*where, step), tally.buckets(1e3), sum_value=tally.total / 1e3)
+        yield steps
         rows = CounterMetricFamily("fairlead_rows", "Rows that were predicted.", labels=labels)
         for where, tallies in sorted(self._arms.items()):
             rows.add_metric(where, tallies.rows)
@@ -176,3 +195,20 @@ class ServingMetrics:
                 pending.add_metric((self._service, name), arm.queue.n_pending)
         yield weight
         yield pending
+        yield from self._cached()
+
+    def _cached(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        cache = self._cache
+        if cache is None:
+            return
+        asked = CounterMetricFamily(
+            "fairlead_cache_requests", "Requests that asked the response cache.", labels=("found",)
+        )
+        asked.add_metric(("hit",), cache.n_hits)
+        asked.add_metric(("miss",), cache.n_misses)
+        yield asked
+        yield GaugeMetricFamily(
+            "fairlead_cache_bytes", "Memory of the response cache.", value=cache.size_bytes
+        )

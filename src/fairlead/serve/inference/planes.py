@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import TrafficSplit
 from fairlead.serve.inference.arms import Arm, check_same_inputs, open_arm
+from fairlead.serve.inference.cache import ResponseCache
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.dataplane import Dataplane
 from fairlead.serve.inference.served import Observer
@@ -47,6 +48,9 @@ class PlaneOpener:
         self._default_model = default_model
         self._candidate = candidate
         self._split: Traffic | None = None
+        n_bytes = int(config.response_cache_mb * (1 << 20)) // config.workers
+        self.cache = ResponseCache(n_bytes) if n_bytes else None
+        """Answers that were given before, of all models together; None when it is off."""
 
     def __call__(self, model: str, bundle: Bundle) -> Dataplane:
         """Load and warm a bundle under the name of a model; blocks.
@@ -74,6 +78,7 @@ class PlaneOpener:
                 self._traffic(tuple(arms)),
                 timeout_s=self._config.request_timeout_s,
                 observers=self._observers(model),
+                cache=self.cache,
             )
             stack.pop_all()
         return plane

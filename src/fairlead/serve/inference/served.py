@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from fairlead.core.ports import Array, Feeds
@@ -24,12 +24,13 @@ class ServedRequest(NamedTuple):
         queue_ms: Time it waited for the model, in ms.
         run_ms: Time the model ran, in ms, shared by the whole batch.
         total_ms: Time from arrival to answer, in ms.
-        batch_rows: Rows that ran together.
+        batch_rows: Rows that ran together; 0 when the answer came from the response cache.
         at: End of the request, seconds since the epoch.
         trace_id: Id of the distributed trace it belongs to, or "".
         error: What went wrong, or "".
         is_probe: Whether it only tested the server; metrics count it, nothing remembers it.
         caller: Who asked, as the guard knows them, or "".
+        parts_ms: Step → time it ran for the whole batch, in ms, of models that tell; or None.
     """
 
     id: str
@@ -47,6 +48,12 @@ class ServedRequest(NamedTuple):
     error: str = ""
     is_probe: bool = False
     caller: str = ""
+    parts_ms: Mapping[str, float] | None = None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the answer was given before: nothing ran."""
+        return self.status == 200 and self.batch_rows == 0
 
 
 Observer = Callable[[Sequence[ServedRequest]], None]

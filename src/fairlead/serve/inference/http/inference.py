@@ -19,12 +19,16 @@ from fairlead.serve.inference.http.wire import JSON, field
 from fairlead.serve.inference.openinference import InferMessage
 from fairlead.serve.inference.service import Service
 
-__all__ = ["Inference", "OnPlane", "arm_headers"]
+__all__ = ["CACHE_HIT", "Inference", "OnPlane", "arm_headers"]
 
 Refuse = Callable[[Exchange, Exception], None]
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 OnPlane = Callable[[Dataplane, Exchange, Route], None]
 """Serves an exchange on a dataplane that was found."""
+
+
+CACHE_HIT = b"x-fairlead-cache: hit\r\n"
+"""Header line of an answer that was given before."""
 
 
 def arm_headers(arm: Arm) -> bytes:
@@ -57,15 +61,16 @@ class _Reply:
             self._inference.refuse(self._exchange, ending)
             return
         frames = self._inference.frames_of(ending.arm)
-        body, length = frames.write(self._message, ending.id, ending.outputs)
-        if length is None:
-            self._exchange.answer(200, body, frames.json_headers)
-        else:
+        body, length = frames.write(self._message, ending.id, ending.outputs, ending.parts_ms)
+        headers = frames.json_headers
+        if length is not None:
             headers = b"%binference-header-content-length: %d\r\n" % (
                 frames.binary_headers,
                 length,
             )
-            self._exchange.answer(200, body, headers)
+        if ending.is_cached:
+            headers += CACHE_HIT
+        self._exchange.answer(200, body, headers)
 
 
 class Inference:

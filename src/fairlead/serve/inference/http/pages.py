@@ -17,7 +17,12 @@ from fairlead.serve.inference.service import Service
 __all__ = ["Pages"]
 
 _TEXT = b"content-type: text/plain; charset=utf-8\r\n"
-_PLATFORMS = {"onnx": "onnxruntime_onnx", "pyfunc": "mlflow_pyfunc"}
+_PLATFORMS = {
+    "onnx": "onnxruntime_onnx",
+    "pyfunc": "mlflow_pyfunc",
+    "python": "python",
+    "ensemble": "ensemble",
+}
 
 
 class Pages:

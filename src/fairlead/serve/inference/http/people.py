@@ -16,7 +16,7 @@ from fairlead.serve.inference.http.asking import (
     priority_of,
 )
 from fairlead.serve.inference.http.exchange import Exchange
-from fairlead.serve.inference.http.inference import Inference, arm_headers
+from fairlead.serve.inference.http.inference import CACHE_HIT, Inference, arm_headers
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import JSON, json_bytes
 from fairlead.serve.inference.invocations import feeds_from_invocation, invocation_answer
@@ -101,7 +101,8 @@ class People:
             except Exception as exc:  # noqa: BLE001 (becomes the answer)
                 self._inference.refuse(exchange, exc)
                 return
-            exchange.answer(200, body, JSON + arm_headers(ending.arm))
+            headers = JSON + arm_headers(ending.arm)
+            exchange.answer(200, body, headers + CACHE_HIT if ending.is_cached else headers)
 
         exchange.on_gone = plane.submit(request, done).cancel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
 from fairlead.core.ports import Array
@@ -19,13 +19,15 @@ class BatchResult(NamedTuple):
         outputs: Name → array, first dimension the rows of this request.
         queue_ms: Time the request waited, in ms.
         run_ms: Time the whole batch ran, in ms.
-        batch_rows: Rows of the whole batch.
+        batch_rows: Rows of the whole batch; 0 when the answer was given before.
+        parts_ms: Step → time it ran for the whole batch, in ms, of models that tell; or None.
     """
 
     outputs: dict[str, Array]
     queue_ms: float
     run_ms: float
     batch_rows: int
+    parts_ms: Mapping[str, float] | None = None
 
 
 Done = Callable[[BatchResult | Exception], None]
