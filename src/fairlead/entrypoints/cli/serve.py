@@ -34,7 +34,7 @@ app.command("batch")(serve_batch.batch_command)
 app.add_typer(serve_keys.app, name="keys")
 app.add_typer(serve_export.app, name="export")
 
-_OPTIONS = {"name", "host", "http_port", "candidate_weight", "memory_limit_mb", "grpc_port"}
+_OPTIONS = {"name", "host", "http_port", "candidate_weight"}
 
 BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
@@ -100,10 +100,10 @@ def start_command(
     """Serve bundles until SIGTERM or Ctrl-C; requests in flight are answered first."""
     settings = _settings(set_ or [])
     settings |= {"name": name, "host": host, "http_port": http_port}
-    settings |= {"candidate_weight": candidate_weight, "memory_limit_mb": memory_limit_mb}
-    settings |= {"grpc_port": grpc_port}
+    settings["candidate_weight"] = candidate_weight
     further: dict[str, Any] = {"workers": workers, "response_cache_mb": response_cache_mb}
     further |= {"security": None if security is None else str(security)}
+    further |= {"grpc_port": grpc_port, "memory_limit_mb": memory_limit_mb}
     settings |= {key: value for key, value in further.items() if value is not None}
     if detach:
         _start_detached(bundles, candidate, settings, trust=trust, as_json=json_)

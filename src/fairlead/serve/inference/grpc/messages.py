@@ -7,6 +7,7 @@ raw or typed.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ _MAX_DIMENSIONS = 16
 _MAX_ID = 256
 _MAX_FRAMES = 256
 _REFUSED = ("classification", "shared_memory_region", "sequence_id")
+_IS_LITTLE = sys.byteorder == "little"
 _HINT = "see the Open Inference Protocol: every input has name, datatype, shape and contents"
 
 
@@ -214,7 +216,7 @@ class AnswerMessages:
         fixed = self._class()
         fixed.parameters["fairlead-arm"].string_param = arm
         self._end = fixed.SerializeToString()
-        self._frames: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
+        self._frames: dict[tuple[str, np.dtype[Any], tuple[int, ...]], bytes] = {}
 
     def write(self, request: InferCall, answer_id: str, outputs: Mapping[str, Array]) -> bytes:
         """Write a `ModelInferResponse`.
@@ -233,7 +235,9 @@ class AnswerMessages:
         raws = []
         for name in names:
             array = outputs[name]
-            raws.append(_field(0x32, bytes_from_tensor(array)[1]))
+            is_plain = array.dtype.kind not in "OUS" and array.dtype.isnative and _IS_LITTLE
+            raw = array.tobytes() if is_plain else bytes_from_tensor(array)[1]
+            raws.append(_field(0x32, raw))
             pieces.append(self._frame(name, array))
         return b"".join((*pieces, *raws))
 
@@ -259,14 +263,14 @@ class AnswerMessages:
 
     def _frame(self, name: str, array: Array) -> bytes:
         """Return the description of an output, without its contents."""
-        datatype = self._datatype(name, array)
-        known = self._frames.get((name, datatype, array.shape))
+        known = self._frames.get((name, array.dtype, array.shape))
         if known is None:
+            datatype = self._datatype(name, array)
             message = self._class()
             message.outputs.add(name=name, datatype=datatype, shape=array.shape)
             known = message.SerializeToString()
             if len(self._frames) < _MAX_FRAMES:
-                self._frames[name, datatype, array.shape] = known
+                self._frames[name, array.dtype, array.shape] = known
         return known
 
 

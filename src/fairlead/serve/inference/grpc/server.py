@@ -11,6 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import AccessError
+from fairlead.serve.inference.accepting import Acceptor, OpenCounts
+from fairlead.serve.inference.accepting import Acceptor, OpenCounts
 from fairlead.serve.inference.grpc.call import Call, OnMessage
 from fairlead.serve.inference.grpc.connection import Connection
 from fairlead.serve.inference.grpc.doorman import Doorman
@@ -28,6 +30,8 @@ __all__ = ["GrpcServer"]
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.005
+_GRACE_S = 0.1
+"""How long a server that stops still takes what was on its way when it was told to."""
 
 Converse = Callable[[Call], Awaitable[None]]
 """Answers a call that may hold several messages."""
@@ -61,7 +65,7 @@ class GrpcServer:
         """
         self._limits = limits or GrpcLimits()
         self._connections: set[Connection] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Acceptor] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._doorman = Doorman(service)
         methods = InferenceMethods(service, self._doorman, self._spawn)
@@ -74,20 +78,45 @@ class GrpcServer:
         }
 
     async def start(
-        self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None = None
+        self,
+        sockets: Sequence[socket.socket],
+        context: ssl.SSLContext | None = None,
+        counts: OpenCounts | None = None,
     ) -> None:
-        """Listen on sockets; with a context, over TLS."""
+        """Listen on sockets; with a context, over TLS; with counts, in turn with other workers."""
         loop = asyncio.get_running_loop()
+        timeout_s = self._limits.stall_s if context else None
         for listener in sockets:
             listener.setblocking(False)
+            if counts is not None:
+                self._servers.append(self._accept_in_turn(listener, context, counts))
+                continue
             self._servers.append(
                 await loop.create_server(
-                    lambda: Connection(self._begin, self._limits, self._connections),
+                    self._connection,
                     sock=listener,
                     ssl=context,
                     backlog=2048,
+                    ssl_handshake_timeout=timeout_s,
                 )
             )
+
+    def _connection(self) -> Connection:
+        return Connection(self._begin, self._limits, self._connections)
+
+    def _accept_in_turn(
+        self, listener: socket.socket, context: ssl.SSLContext | None, counts: OpenCounts
+    ) -> Acceptor:
+        acceptor = Acceptor(
+            listener,
+            counts,
+            protocol=self._connection,
+            n_open=lambda: len(self._connections),
+            context=context,
+            handshake_timeout_s=self._limits.stall_s,
+        )
+        acceptor.start()
+        return acceptor
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.
@@ -96,6 +125,7 @@ class GrpcServer:
             timeout_s: Longest time for that, in seconds; what is left then is cut off.
         """
         until = perf_counter() + timeout_s
+        await asyncio.sleep(min(_GRACE_S, timeout_s))
         for server in self._servers:
             server.close()
         for connection in list(self._connections):
