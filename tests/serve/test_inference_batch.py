@@ -53,7 +53,7 @@ def write(table, path):
 def test_every_format_gives_the_models_own_predictions(wines, table, tmp_path, context, suffix):
     data = write(table, tmp_path / f"rows{suffix}")
     out = tmp_path / "deep" / "out.parquet"
-    outcome = score_batch(wines.path, data, out=out, keep=["id"], batch_rows=64, context=context)
+    outcome = score_batch(wines.path, data, out=out, keep=["id"], chunk_rows=64, context=context)
     found = pq.read_table(out)
     own = expected(wines, table)
     assert found["id"].to_pylist() == table["id"].to_pylist()
@@ -68,7 +68,7 @@ def test_columns_that_change_their_looks_are_still_numbers(wines, tmp_path, cont
     lines = ["a,b,c,d"] + ["1,2,3,"] * 300 + ["1.5,1e3,-2,4"] * 300
     data = tmp_path / "rows.csv"
     data.write_text("\n".join(lines))
-    score_batch(wines.path, data, out=tmp_path / "o.parquet", batch_rows=100, context=context)
+    score_batch(wines.path, data, out=tmp_path / "o.parquet", chunk_rows=100, context=context)
     assert pq.read_table(tmp_path / "o.parquet").num_rows == 600
 
 
@@ -89,7 +89,7 @@ def test_text_models_read_digits_as_text(people, tmp_path, context):
         ("rows.csv", b"a,b,c\n1,2,3\n", DataError, r"lacks the columns \['d'\]"),
         ("rows.csv", b"a,b,c,d\n1,2,3\n", DataError, "cannot be read"),
         ("rows.csv", b"a,b,c,d\n1,2,3,tall\n", DataError, "'tall'"),
-        ("rows.jsonl", b'{"a": 1}\n{', DataError, "line 2"),
+        ("rows.jsonl", b"{\n", DataError, "not JSON"),
         ("rows.jsonl", b"[1]\n", DataError, "no JSON object"),
         ("rows.jsonl", b'{"a": 1}\n', DataError, "lacks the columns"),
         ("rows.parquet", b"PAR1 garbage", DataError, "cannot be read"),
@@ -118,9 +118,13 @@ def test_the_input_is_never_overwritten(wines, table, tmp_path, context):
 def test_a_kept_column_may_not_hide_a_prediction(wines, table, tmp_path, context):
     data = write(table.append_column("prediction", table["a"]), tmp_path / "rows.parquet")
     with pytest.raises(UsageError, match="both kept and predicted"):
-        score_batch(wines.path, data, out=tmp_path / "o", keep=["prediction"], context=context)
+        score_batch(wines.path, data, out=tmp_path / "o.csv", keep=["prediction"], context=context)
+    with pytest.raises(UsageError, match="no known suffix"):
+        score_batch(wines.path, data, out=tmp_path / "o", context=context)
+    with pytest.raises(UsageError, match="predicts no column 'nope'"):
+        score_batch(wines.path, data, out=tmp_path / "o.csv", columns=["nope"], context=context)
     with pytest.raises(DataError, match="lacks the columns"):
-        score_batch(wines.path, data, out=tmp_path / "o", keep=["nope"], context=context)
+        score_batch(wines.path, data, out=tmp_path / "o.csv", keep=["nope"], context=context)
 
 
 def test_the_command_prints_one_document(wines, table, tmp_path, cli):

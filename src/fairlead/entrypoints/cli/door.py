@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
     from fairlead.core.report import Outcome, Report
 
@@ -53,22 +53,43 @@ class TerminalProgress:
 
 
 @contextmanager
-def progress() -> Iterator[TerminalProgress]:
-    """Show progress on stderr while the block runs; only sentences when it is no terminal."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def progress(unit: str | None = None) -> Iterator[TerminalProgress]:
+    """Show progress on stderr while the block runs; only sentences when it is no terminal.
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}"),
-        TimeElapsedColumn(),
-    )
+    Args:
+        unit: What is counted; then the bar also says how many of them a second, and how long it
+            will take.
+    """
+    from rich import progress as rich
+
+    columns: list[rich.ProgressColumn] = [
+        rich.SpinnerColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.TextColumn("{task.completed:,.0f}"),
+    ]
+    if unit is not None:
+        columns += [_rate_column(unit), rich.TimeRemainingColumn()]
+    columns += [rich.TimeElapsedColumn()]
     console = talk()
-    with Progress(
+    with rich.Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
         yield TerminalProgress(bars)
+
+
+def _rate_column(unit: str) -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """How many units a second."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
+
+    return Rate()
 
 
 def show(document: Any) -> None:  # noqa: ANN401 (anything JSON-able)
