@@ -26,24 +26,27 @@ def quantize(
     *,
     labels: str | None = None,
     out: str | Path,
+    calibration: str | Path | None = None,
     trust: bool = False,
     settings: Mapping[str, Any] | None = None,
     context: Context | None = None,
 ) -> Outcome[Bundle]:
-    """Store the weights of a model in 8 bits if held-back rows allow it.
+    """Store and compute a model in fewer bits if held-back rows allow it.
 
     Args:
         bundle: A bundle, or a model, which is packed first.
         data: Reference of rows the model was not trained on.
         labels: Column of the labels; the bundle's own label column when None and it is there.
         out: Directory to create.
+        calibration: Reference of rows that ranges of activations are taken from; a part of `data`,
+            which then judges nothing, when None.
         trust: Whether code that came with a model may run while it is packed.
         settings: Settings of `QuantizationConfig`.
         context: Workspace and progress; opened from the environment when None.
 
     Raises:
         ConfigError: A setting is unknown or out of range.
-        DataError: The rows do not fit the model.
+        DataError: The rows do not fit the model, or the metric cannot be computed.
         ModelError: The model cannot be read.
         ConflictError: `out` exists.
         WorkspaceError: It cannot be written.
@@ -53,7 +56,12 @@ def quantize(
     config = quantization.QuantizationConfig.parse(settings or {})
     ctx = (context or Context.open()).ready_to_record()
     start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
-    return ctx.record(quantization.quantize(start, rows, config, out=target, progress=ctx.progress))
+    own = None if calibration is None else _rows(start, calibration, labels)
+    return ctx.record(
+        quantization.quantize(
+            start, rows, config, out=target, calibration=own, progress=ctx.progress
+        )
+    )
 
 
 def compress(

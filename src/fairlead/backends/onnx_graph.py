@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ __all__ = [
     "fold_constants",
     "has_integer_matrices",
     "hoist_constants",
+    "library_versions",
     "onnx_versions",
+    "parse_graph",
     "quiet_logging",
     "read_graph",
     "upgrade_opset",
@@ -79,14 +81,18 @@ def check_graph(model: Graph) -> None:
         raise ModelError(f"the model is not valid: {_first_line(exc)}", hint=_HINT) from exc
 
 
-def upgrade_opset(model: Graph) -> Graph:
+def upgrade_opset(model: Graph, *, oldest: int = _OLDEST_OPSET) -> Graph:
     """Return the model in an opset that 8-bit operators exist in; the same one when it is.
+
+    Args:
+        model: The graph.
+        oldest: Opset from which on nothing needs to be done.
 
     Raises:
         ModelError: The opset is too old and the model cannot be converted.
     """
     found = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if found == 0 or found >= _OLDEST_OPSET:
+    if found == 0 or found >= oldest:
         return model
     from onnx import version_converter
 
@@ -177,6 +183,24 @@ def has_integer_matrices(path: Path, *, min_weights: int) -> bool:
         and math.prod(tensor.dims) >= min_weights
         for tensor in read_graph(path).graph.initializer
     )
+
+
+def parse_graph(data: bytes) -> Graph:
+    """Return the model that `write_graph` gave the bytes of."""
+    import onnx
+
+    return onnx.load_model_from_string(data)
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Return the versions of those libraries that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def onnx_versions() -> dict[str, str]:

@@ -8,6 +8,7 @@
         scores.json      evaluation scores on held-back rows
         runtime.json     tuned runtime settings that serving obeys
         provenance.json  what it was made from, by which code, where
+        comparison.json  how a changed model compares with its parent; only then
         digests.json     sha256 of every other file
 
 The digest of the bundle is the digest of `digests.json`. Reading needs neither MLflow nor any
@@ -26,6 +27,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from fairlead.core.comparison import ModelComparison
 from fairlead.core.errors import BundleError, IntegrityError, NotFoundError
 from fairlead.core.files import digest_file, digest_tree, new_folder, user_path, write_json
 from fairlead.core.profile import ReferenceProfile
@@ -248,6 +250,16 @@ class Bundle:
         """
         return _read(self.path, "profile", ReferenceProfile)
 
+    def comparison(self) -> ModelComparison | None:
+        """Read how the model compares with the one it was changed from; None when it was not.
+
+        Raises:
+            BundleError: It cannot be read.
+        """
+        if not (self.path / _FOLDER / "comparison.json").is_file():
+            return None
+        return _read(self.path, "comparison", ModelComparison)
+
 
 def _load_json(path: Path) -> Any:  # noqa: ANN401 (JSON enters here)
     try:
@@ -313,6 +325,7 @@ def write_bundle(
     scores: Scores,
     runtime: RuntimeSettings,
     provenance: Provenance,
+    comparison: ModelComparison | None = None,
     replace: bool = False,
 ) -> Bundle:
     """Write a bundle atomically: after a crash there is a whole one or none.
@@ -325,6 +338,7 @@ def write_bundle(
         scores: How good it is.
         runtime: How it runs best.
         provenance: What it was made from.
+        comparison: How it compares with the model it was changed from.
         replace: Whether an existing directory may be replaced.
 
     Raises:
@@ -340,6 +354,8 @@ def write_bundle(
             "runtime": runtime,
             "provenance": provenance,
         }
+        if comparison is not None:
+            parts["comparison"] = comparison
         for name, value in parts.items():
             write_json(folder / _FOLDER / f"{name}.json", value.model_dump(mode="json"))
         write_json(folder / DIGESTS, digest_tree(folder, without=frozenset({DIGESTS})))
@@ -378,6 +394,7 @@ def derive_bundle(
     runtime: RuntimeSettings | None = None,
     profile: ReferenceProfile | None = None,
     packages: Mapping[str, str] | None = None,
+    comparison: ModelComparison | None = None,
     replace: bool = False,
 ) -> Bundle:
     """Write a bundle that is its parent with something changed; the parent stays as it is.
@@ -392,6 +409,8 @@ def derive_bundle(
         runtime: New runtime settings.
         profile: New reference profile.
         packages: Versions of the libraries that made the change.
+        comparison: How a changed model compares with the parent's; the parent's own is taken over
+            when the model stays.
         replace: Whether an existing directory may be replaced.
 
     Raises:
@@ -428,5 +447,6 @@ def derive_bundle(
                 "packages": {**old.packages, **(packages or {})},
             }
         ),
+        comparison=comparison or (parent.comparison() if model is None else None),
         replace=replace,
     )

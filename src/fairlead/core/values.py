@@ -16,9 +16,7 @@ class Value(BaseModel):
     """A frozen value that refuses unknown keys; two equal values are interchangeable."""
 
     # A command uses few of the values that its modules define: each is built on first use.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=True, defer_build=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, defer_build=True)
 
 
 class Config(Value):

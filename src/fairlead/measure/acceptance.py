@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fairlead.core.bundle import Bundle, Scores, copy_bundle, derive_bundle
+from fairlead.core.bundle import Bundle, RuntimeSettings, Scores, copy_bundle, derive_bundle
+from fairlead.core.comparison import LayerDivergence
 from fairlead.core.dataset import Dataset
 from fairlead.core.report import Finding, Measure, Outcome, Report, Table, Verdict
 from fairlead.measure.comparison import (
@@ -19,6 +20,7 @@ from fairlead.measure.comparison import (
     comparison_findings,
     comparison_measures,
     decide,
+    stored_comparison,
 )
 from fairlead.measure.quality import evaluate
 
@@ -38,6 +40,8 @@ class Candidate:
         tables: Tables for the report.
         findings: Sentences for the report.
         details: Machine-readable rest.
+        runtime: Settings it runs with, when they are not the parent's.
+        layers: The layers that moved most.
     """
 
     model: bytes
@@ -48,6 +52,8 @@ class Candidate:
     tables: tuple[Table, ...] = ()
     findings: tuple[Finding, ...] = ()
     details: Mapping[str, Any] | None = None
+    runtime: RuntimeSettings | None = None
+    layers: tuple[LayerDivergence, ...] = ()
 
 
 def held_back_rows(data: Dataset, *, max_rows: int, seed: int) -> Dataset:
@@ -139,6 +145,13 @@ def conclude(
             model=candidate.model,
             scores=_scores(parent, comparison, rows),
             packages=candidate.packages,
+            runtime=candidate.runtime,
+            comparison=stored_comparison(
+                comparison,
+                parent_digest=parent.digest,
+                data_digest=rows.digest,
+                layers=candidate.layers,
+            ),
         )
     report = _report(parent, noun, candidate, rows, (verdict, reason), skill=skill, title=title)
     subject = noun.digest if verdict == "done" else parent.digest

@@ -10,7 +10,8 @@ import numpy as np
 from fairlead.core.bundle import BundleManifest
 from fairlead.core.dataset import Array
 from fairlead.core.errors import DataError, FairleadError
-from fairlead.core.ports import Feeds, Runner
+from fairlead.core.ports import Feeds, Runner, first_dimension
+from fairlead.core.signature import Signature
 from fairlead.measure.budget import (
     QualityDrop,
     judge_agreement,
@@ -20,8 +21,9 @@ from fairlead.measure.budget import (
 )
 from fairlead.measure.quality import matched_labels, predicted, row_scores, run_batches
 
-__all__ = ["EdgeCheck", "check_edges", "count_lost_rows", "edge_rows", "judge_answers"]
+__all__ = ["EdgeCheck", "check_edges", "check_labels", "count_lost_rows", "edge_rows", "judge_answers"]
 
+_LONGER = 4
 _FAR = 10.0
 """The far rows lie this many times beyond the range that was seen."""
 
@@ -52,7 +54,7 @@ def judge_answers(
             not finite, so that no metric can be computed.
     """
     if labels is not None and manifest.task != "other":
-        _check_labels(labels)
+        check_labels(labels)
         old = row_scores(manifest, before, labels)
         new = row_scores(manifest, after, labels)
         if manifest.task == "classification":
@@ -78,7 +80,12 @@ def _judge_output(before: Array, after: Array, budget: float) -> QualityDrop:
     return drop.model_copy(update={"metric": "disagreement"})
 
 
-def _check_labels(labels: Array) -> None:
+def check_labels(labels: Array) -> None:
+    """Refuse labels of which some are missing.
+
+    Raises:
+        DataError: Labels are missing on some rows.
+    """
     if labels.dtype.kind == "f":
         missing = int(np.sum(~np.isfinite(labels)))
     else:
@@ -122,21 +129,46 @@ class EdgeCheck:
     deviating: str = ""
 
 
-def edge_rows(feeds: Feeds) -> dict[str, dict[str, Array]]:
+def edge_rows(feeds: Feeds, signature: Signature | None = None) -> dict[str, dict[str, Array]]:
     """Make one row of each kind of edge from the rows at hand.
 
     `zeros`, `minima` and `maxima` per feature, `far-below` and `far-above` (floats ten times as
-    far out as the range seen) and `missing` (floats all NaN). Text stays as in the first row,
-    and whole numbers stay within what was seen: they may be indices.
+    far out as the range seen), `missing` (floats all NaN), `empty` (no row at all) and, where a
+    sequence may have any length, `longest` (four times as long) and `shortest` (one step). Text
+    stays as in the first row, and whole numbers stay within what was seen: they may be indices.
 
     Args:
         feeds: One array per input, first dimension the rows.
+        signature: What the model takes; without it there are no sequences and no empty batch.
     """
     rows: dict[str, dict[str, Array]] = {}
     has_floats = any(array.dtype.kind == "f" for array in feeds.values())
     kinds = ["zeros", "minima", "maxima"]
     for kind in kinds + (["far-below", "far-above", "missing"] if has_floats else []):
         rows[kind] = {name: _edge(array, kind) for name, array in feeds.items()}
+    if signature is not None:
+        rows.update(_lengths(feeds, signature))
+    return rows
+
+
+def _lengths(feeds: Feeds, signature: Signature) -> dict[str, dict[str, Array]]:
+    """Make a batch without rows, and the longest and shortest sequence."""
+    specs = [spec for spec in signature.inputs if spec.name in feeds]
+    rows = {}
+    if specs and all(spec.has_free_batch for spec in specs):
+        rows["empty"] = {name: array[:0] for name, array in feeds.items()}
+    free = {spec.name for spec in specs if len(spec.shape) > 1 and spec.shape[1] == -1}
+    lengths = {feeds[name].shape[1] for name in free}
+    if len(lengths) != 1:
+        return rows
+    row = {name: array[:1] for name, array in feeds.items()}
+    for kind, length in (("longest", _LONGER * lengths.pop()), ("shortest", 1)):
+        rows[kind] = {
+            name: np.resize(np.moveaxis(array, 1, 0), (length, 1, *array.shape[2:])).swapaxes(0, 1)
+            if name in free
+            else array
+            for name, array in row.items()
+        }
     return rows
 
 
@@ -176,7 +208,7 @@ def check_edges(before: Runner, after: Runner, feeds: Feeds) -> EdgeCheck:
     kinds: list[str] = []
     lost: list[str] = []
     largest, deviating = 0.0, ""
-    for kind, row in edge_rows(feeds).items():
+    for kind, row in edge_rows(feeds, before.signature).items():
         old = _answer(before, row)
         if old is None:
             continue
@@ -195,7 +227,8 @@ def _answer(runner: Runner, row: Feeds) -> dict[str, Array] | None:
     """Return the finite outputs for one row, or None when there are none."""
     try:
         with np.errstate(all="ignore"):
-            outputs = run_batches(runner, row)
+            is_empty = first_dimension(row) == 0
+            outputs = runner.run(row) if is_empty else run_batches(runner, row)
     except FairleadError:
         return None
     floats = [array for array in outputs.values() if array.dtype.kind == "f"]

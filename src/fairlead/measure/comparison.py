@@ -9,12 +9,19 @@ from typing import Literal
 import numpy as np
 
 from fairlead.core.bundle import BundleManifest
+from fairlead.core.comparison import (
+    EdgeOutcome,
+    LayerDivergence,
+    ModelComparison,
+    OutputDivergence,
+)
 from fairlead.core.dataset import Array
 from fairlead.core.evidence import Evidence
 from fairlead.core.ports import Feeds, Runner, first_dimension
 from fairlead.core.report import Finding, Measure, Verdict
-from fairlead.measure.answers import EdgeCheck, check_edges, count_lost_rows, judge_answers
+from fairlead.measure.answers import EdgeCheck, check_edges, count_lost_rows
 from fairlead.measure.budget import QualityDrop
+from fairlead.measure.judging import Judge
 from fairlead.measure.latency import Ratio, Timing, measure_interleaved, speedup
 from fairlead.measure.quality import run_batches
 
@@ -29,6 +36,7 @@ __all__ = [
     "decide",
     "measure_speed",
     "rows_for",
+    "stored_comparison",
 ]
 
 Goal = Literal["either", "speed", "size"]
@@ -36,11 +44,14 @@ Goal = Literal["either", "speed", "size"]
 _NOTABLE_SIZE_RATIO = 0.95
 """A change that saves less than 5 % of the bytes is no gain in size."""
 _WIDE_DEVIATION = 0.1
+_MANY_NEIGHBOURS = 0.05
 _METRIC_WORDS = {
     "accuracy_drop": "accuracy fell by",
     "error_increase": "the mean absolute error grew by",
     "disagreement": "the predicted class changed on a share of",
     "output_deviation": "the outputs deviate by",
+    "metric_drop": "the metric fell by",
+    "neighbours_changed": "the nearest neighbour changed on a share of",
 }
 
 
@@ -71,6 +82,9 @@ class Comparison:
         size_before: Bytes of the original.
         size_after: Bytes of the changed model.
         outputs: What the changed model answered to the held-back rows.
+        neighbours_changed: Share of rows whose nearest other row changed; None where outputs are
+            no vectors.
+        divergence: How far every numeric output moved.
     """
 
     quality: QualityDrop
@@ -80,6 +94,8 @@ class Comparison:
     size_before: int
     size_after: int
     outputs: Mapping[str, Array] = field(repr=False)
+    neighbours_changed: float | None = None
+    divergence: tuple[OutputDivergence, ...] = ()
 
     @property
     def size_ratio(self) -> float:
@@ -105,6 +121,7 @@ def compare(
     batch_rows: int = 1,
     time_limit_s: float = 10.0,
     seed: int = 0,
+    judge: Judge | None = None,
 ) -> Comparison:
     """Measure a changed model against its original on the same rows.
 
@@ -121,6 +138,7 @@ def compare(
         batch_rows: Rows per call when the speed is measured.
         time_limit_s: Longest time for the measurement of speed.
         seed: Seed of bootstrap intervals.
+        judge: How quality is judged; by labels, or else by agreement, when None.
 
     Raises:
         DataError: No metric can be computed on the rows.
@@ -128,8 +146,9 @@ def compare(
     """
     old = run_batches(before, feeds, served_rows)
     new = run_batches(after, feeds, served_rows)
+    judged = judge or Judge(manifest, budget, seed=seed)
     return Comparison(
-        quality=judge_answers(manifest, old, new, labels, budget=budget),
+        quality=judged(old, new, labels),
         lost_rows=count_lost_rows(old, new),
         edges=check_edges(before, after, feeds),
         speed=measure_speed(
@@ -138,6 +157,59 @@ def compare(
         size_before=sizes[0],
         size_after=sizes[1],
         outputs=new,
+        neighbours_changed=judged.neighbours_changed(old, new),
+        divergence=_divergence(old, new),
+    )
+
+
+def _divergence(
+    before: Mapping[str, Array], after: Mapping[str, Array]
+) -> tuple[OutputDivergence, ...]:
+    found = []
+    for name, old in before.items():
+        if old.dtype.kind != "f" or old.size == 0:
+            continue
+        first, second = old.astype(np.float64), after[name].astype(np.float64)
+        is_usable = np.isfinite(first) & np.isfinite(second)
+        gaps = np.abs(first - second)[is_usable]
+        size = float(np.abs(first[is_usable]).max(initial=0.0)) or 1.0
+        if gaps.size:
+            mean, largest = float(gaps.mean()) / size, float(gaps.max()) / size
+            found.append(OutputDivergence(name=name, mean=mean, largest=largest))
+    return tuple(found)
+
+
+def stored_comparison(
+    comparison: Comparison,
+    *,
+    parent_digest: str,
+    data_digest: str,
+    layers: tuple[LayerDivergence, ...] = (),
+) -> ModelComparison:
+    """Return what a bundle keeps of a comparison, for gates and rollouts to read.
+
+    Args:
+        comparison: What was measured.
+        parent_digest: Digest of the bundle that was changed.
+        data_digest: Digest of the held-back rows.
+        layers: The layers that moved most.
+    """
+    quality, edges = comparison.quality, comparison.edges
+    return ModelComparison(
+        parent_digest=parent_digest,
+        data_digest=data_digest,
+        metric=quality.metric,
+        drop=quality.value,
+        drop_upper=quality.upper,
+        budget=quality.budget,
+        verdict=quality.verdict,
+        n_rows=quality.n_rows,
+        lost_rows=comparison.lost_rows,
+        outputs=comparison.divergence,
+        edges=tuple(EdgeOutcome(kind=k, is_lost=k in edges.lost) for k in edges.kinds),
+        layers=layers,
+        speedup_ratio=comparison.speed.ratio.value,
+        size_ratio=comparison.size_ratio,
     )
 
 
@@ -193,6 +265,11 @@ def decide(
         )
     if not quality.is_within(allow_unproven=allow_unproven):
         return "refused", _broken(quality)
+    if quality.budget == 0 and quality.n_worse:
+        return "refused", (
+            f"{quality.n_worse} of {quality.n_rows} held-back rows got worse, and a budget of 0 "
+            "allows none"
+        )
     if comparison.edges.lost:
         return "refused", (
             f"rows at the edge ({', '.join(comparison.edges.lost)}) failed or gave NaN or "
@@ -298,6 +375,15 @@ def comparison_findings(comparison: Comparison) -> tuple[Finding, ...]:
                 level="warning",
                 text=f"it is slower on this machine: {ratio.value:.2f} times as fast",
                 advice="set goal = speed (--goal speed) to keep the original in such a case",
+            )
+        )
+    if (comparison.neighbours_changed or 0.0) > _MANY_NEIGHBOURS:
+        found.append(
+            Finding(
+                level="warning",
+                text=f"{comparison.neighbours_changed:.0%} of the rows have another nearest "
+                "neighbour now, however close the vectors are",
+                advice="judge by what you search: --metric neighbours, or a function of your own",
             )
         )
     if not edges.lost and edges.largest_deviation > _WIDE_DEVIATION:

@@ -1,4 +1,4 @@
-"""Features of a text for the scorer: words, word pairs, pieces of words, and concepts."""
+"""Features of a text for the scorer: words, word pairs, pieces of words, concepts, meaning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.router.lexicon import load_fillers
+from fairlead.router.meaning import DIMENSIONS, meaning_of
 from fairlead.router.scene import Scene, leading_words
 
-__all__ = ["BUCKETS", "features_of"]
+__all__ = ["BUCKETS", "SIZE", "features_of"]
 
 BUCKETS: Final = 1 << 15
-"""Number of hash buckets, and so the length of a feature vector."""
+"""Number of hash buckets; the meaning of the text stands behind them."""
+SIZE: Final = BUCKETS + DIMENSIONS
+"""Length of a feature vector."""
 
 # A problem is stated early; what follows is mostly logs, configuration and code.
 _MAX_WORDS: Final = 160
@@ -35,14 +38,16 @@ _ABOUT_MODELS: Final = (
 )
 _DESTINATIONS: Final = ("cloud", "edge", "batch")
 _PIECE_LENGTHS: Final = (3, 4, 5)
+_MEANING_LENGTH: Final = np.float32(1.5)
 
 
 def features_of(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the buckets of a text and their weights; product names leave no trace.
+    """Return the features of a text and their weights; product names leave no trace.
 
     Returns:
-        Bucket indexes, shape (n,), ascending and unique, and weights, shape (n,), of length 1 in
-        each group of features, so that a long text weighs no more than a short one.
+        Indexes below `SIZE`, shape (n,), ascending and unique, and weights, shape (n,), of fixed
+        length in each group of features, so that a long text weighs no more than a short one.
+        The last `DIMENSIONS` features are the meaning of the text.
     """
     words = _words(scene)
     found: defaultdict[int, float] = defaultdict(float)
@@ -52,8 +57,10 @@ def features_of(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         (_concept_features(scene), 1.2),
     ):
         _add(found, Counter(group), weight)
-    buckets = np.array(sorted(found), dtype=np.int64)
-    return buckets, np.array([found[at] for at in buckets.tolist()], dtype=np.float32)
+    buckets = sorted(found)
+    places = np.array([*buckets, *range(BUCKETS, SIZE)], dtype=np.int64)
+    hashed = np.array([found[at] for at in buckets], dtype=np.float32)
+    return places, np.concatenate([hashed, _MEANING_LENGTH * meaning_of(words)])
 
 
 def _add(found: defaultdict[int, float], group: Counter[str], weight: float) -> None:

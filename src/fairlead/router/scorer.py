@@ -1,6 +1,6 @@
 """The learned part: how likely each answer is, from the words of a text.
 
-A linear model over hashed features. It was trained by `benchmarks/router/train.py`, ships as
+A linear model over hashed features and the meaning of the words. It was trained by `benchmarks/router/train.py`, ships as
 `data/scorer.npz` and needs nothing but numpy to answer.
 """
 
@@ -13,7 +13,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.router.features import features_of
+from fairlead.router.features import BUCKETS, features_of
 from fairlead.router.scene import Scene
 
 __all__ = ["LENGTH", "Scores", "Weights", "load_weights", "score", "weigh"]
@@ -21,10 +21,10 @@ __all__ = ["LENGTH", "Scores", "Weights", "load_weights", "score", "weigh"]
 Floats = NDArray[np.float32]
 
 LENGTH = 1.7
-"""Length of every feature vector; the weights were trained with it."""
+"""Length of the hashed part of every feature vector; the weights were trained with it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """The trained numbers."""
 
@@ -33,15 +33,15 @@ class Weights:
     skills: tuple[str, ...]
     """What the rows of `skill_weights` stand for."""
     answer_weights: Floats
-    """Shape (n_answers, n_buckets)."""
+    """Shape (n_answers, n_features)."""
     answer_bias: Floats
     """Shape (n_answers,)."""
     skill_weights: Floats
-    """Shape (n_skills, n_buckets)."""
+    """Shape (n_skills, n_features)."""
     skill_bias: Floats
     """Shape (n_skills,)."""
     rarity: Floats
-    """How much a bucket counts, shape (n_buckets,)."""
+    """How much a feature counts, shape (n_features,)."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,23 @@ class Scores:
 
 
 def weigh(scene: Scene, rarity: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return the buckets of a text with their final values."""
-    buckets, values = features_of(scene)
-    scaled = values * rarity[buckets]
-    length = float(np.sqrt(np.sum(scaled * scaled))) or 1.0
-    return buckets, (scaled * (LENGTH / length)).astype(np.float32)
+    """Return the features of a text with their final values."""
+    places, values = features_of(scene)
+    scaled = values * rarity[places]
+    hashed = scaled[places < BUCKETS]
+    length = float(np.sqrt(hashed @ hashed)) or 1.0
+    scaled[: len(hashed)] *= LENGTH / length
+    return places, scaled.astype(np.float32)
 
 
 def score(scene: Scene, weights: Weights | None = None) -> Scores:
     """Return how likely each answer is."""
     used = weights or load_weights()
-    buckets, values = weigh(scene, used.rarity)
-    logits = used.answer_weights[:, buckets] @ values + used.answer_bias
+    places, values = weigh(scene, used.rarity)
+    logits = used.answer_weights[:, places] @ values + used.answer_bias
     spread = np.exp(logits - logits.max())
     first = spread / spread.sum()
-    part = 1 / (1 + np.exp(-(used.skill_weights[:, buckets] @ values + used.skill_bias)))
+    part = 1 / (1 + np.exp(-(used.skill_weights[:, places] @ values + used.skill_bias)))
     return Scores(
         dict(zip(used.answers, first.tolist(), strict=True)),
         dict(zip(used.skills, part.tolist(), strict=True)),

@@ -54,10 +54,65 @@ def quantize_command(
     data: Data,
     out: Out,
     labels: Labels = None,
-    method: Annotated[Literal["dynamic-int8"], typer.Option(help="Method.")] = "dynamic-int8",
+    method: Annotated[
+        Literal[
+            "auto",
+            "dynamic-int8",
+            "static-int8",
+            "smoothquant",
+            "weight-int8",
+            "weight-int4",
+            "fp16",
+            "bf16",
+        ],
+        typer.Option(help="Method; auto measures them all."),
+    ] = "auto",
     max_drop: MaxDrop = 0.01,
+    metric: Annotated[
+        str, typer.Option(help="auto, cosine, neighbours, or module:function (higher is better).")
+    ] = "auto",
     need_proof: NeedProof = False,
     goal: Goal = "either",
+    runtime: Annotated[
+        Literal["any", "onnxruntime", "openvino"], typer.Option(help="What may run the result.")
+    ] = "any",
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Rows for the ranges of activations; a part of --data by default."),
+    ] = None,
+    calibration_rows: Annotated[int, typer.Option(min=1, max=10_000, help="Most such rows.")] = 128,
+    calibration_method: Annotated[
+        Literal["minmax", "entropy", "percentile", "moving-average"],
+        typer.Option(help="How the range of an activation is chosen."),
+    ] = "minmax",
+    percentile: Annotated[
+        float, typer.Option(min=50, max=100, help="Values inside the range, in percent.")
+    ] = 99.99,
+    per_tensor: Annotated[
+        bool, typer.Option("--per-tensor", help="One scale per weight, not per channel.")
+    ] = False,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="Zero in the middle of an activation's levels.")
+    ] = False,
+    operator: Annotated[
+        list[str] | None,
+        typer.Option(help="Operator to quantize statically (MatMul, Gemm, Conv …); repeatable."),
+    ] = None,
+    smoothing: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the outliers that smoothquant moves.")
+    ] = 0.8,
+    block_size: Annotated[
+        int, typer.Option(help="Weights per scale of weight-int4 and -int8: 16, 32, 64 or 128.")
+    ] = 32,
+    rounding: Annotated[
+        Literal["rtn", "hqq", "gptq"], typer.Option(help="How those weights are rounded.")
+    ] = "rtn",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Leave no single layers in float to keep the budget.")
+    ] = False,
+    max_evaluations: Annotated[
+        int, typer.Option(min=1, max=50, help="Most versions that are judged.")
+    ] = 4,
     batch_rows: BatchRows = 1,
     max_rows: MaxRows = 10_000,
     time_limit_s: TimeLimit = 10.0,
@@ -65,18 +120,32 @@ def quantize_command(
     trust: Trust = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Store the weights in 8 bits if the held-back rows allow it; exit 1 when they do not."""
+    """Store and compute in fewer bits if the held-back rows allow it; exit 1 when they do not."""
     settings = {
         "method": method,
         "max_drop": max_drop,
+        "metric": metric,
         "allow_unproven": not need_proof,
         "goal": goal,
+        "runtime": runtime,
+        "calibration_rows": calibration_rows,
+        "calibration_method": calibration_method,
+        "percentile": percentile,
+        "per_channel": not per_tensor,
+        "symmetric": symmetric,
+        "operators": operator or [],
+        "smoothing": smoothing,
+        "block_size": block_size,
+        "rounding": rounding,
+        "allow_mixed": not whole,
+        "max_evaluations": max_evaluations,
         "batch_rows": batch_rows,
         "max_rows": max_rows,
         "time_limit_s": time_limit_s,
         "seed": seed,
     }
-    _run("quantize", model, data, labels, out, trust, settings, json_)
+    sources = {"calibration": calibration}
+    _run("quantize", model, data, labels, out, trust, settings, json_, sources)
 
 
 @app.command("compress")

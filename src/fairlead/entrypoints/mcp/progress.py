@@ -19,6 +19,8 @@ _PAUSE_S = 0.2
 class ToldProgress:
     """Implements the port `Progress`; call it from a worker thread of anyio only.
 
+    Where it is told, the work also ends when the client has cancelled its call.
+
     The protocol wants numbers that never fall, so the units of all pieces of work add up.
     """
 
@@ -37,6 +39,7 @@ class ToldProgress:
     def advance(self, units: int = 1) -> None:
         """Tell how far it is, a few times a second at most."""
         self._done += units
+        anyio.from_thread.check_cancelled()
         if time.monotonic() - self._told_at >= _PAUSE_S:
             self._tell(self._title)
 
@@ -45,6 +48,8 @@ class ToldProgress:
         self._tell(text)
 
     def _tell(self, text: str) -> None:
+        # A client that has cancelled its call ends the work here, and the next one may begin.
+        anyio.from_thread.check_cancelled()
         # A step forward each time, however small, tells apart two notifications.
         self._done += 1e-6
         self._told_at = time.monotonic()

@@ -9,7 +9,8 @@ CARD = SkillCard(
     name="quantization",
     concern="optimize",
     title="Quantization for inference",
-    does="Stores the weights in 8 bits, within an accuracy budget that is tested on held-back rows",
+    does="Stores and computes in 4, 8 or 16 bits what an accuracy budget, tested on held-back rows, "
+    "allows",
     verb="quantize",
     command="fairlead optimize quantize",
     takes="Bundle",
@@ -21,5 +22,13 @@ CARD = SkillCard(
         "serving costs too much per request",
     ),
     extra="optimize",
-    methods=("dynamic-int8",),
+    methods=(
+        "dynamic-int8",
+        "static-int8",
+        "smoothquant",
+        "weight-int8",
+        "weight-int4",
+        "fp16",
+        "bf16",
+    ),
 )

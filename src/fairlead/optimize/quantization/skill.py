@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.backends.onnx_graph import onnx_versions
-from fairlead.backends.onnxruntime import OnnxRunner
+from fairlead.backends.imports import load_attribute
+from fairlead.backends.onnx_divergence import layer_divergence
+from fairlead.backends.onnx_graph import library_versions, parse_graph
+from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle
-from fairlead.core.dataset import Array, Dataset, bind
-from fairlead.core.errors import ModelError
-from fairlead.core.ports import Progress, SilentProgress
-from fairlead.core.report import Finding, Outcome, Table
+from fairlead.core.comparison import LayerDivergence
+from fairlead.core.dataset import Dataset, bind
+from fairlead.core.errors import ConfigError, DataError, ModelError
+from fairlead.core.ports import Feeds, Progress, SilentProgress
+from fairlead.core.report import Finding, Outcome
 from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, keep
+from fairlead.measure.answers import check_labels
 from fairlead.measure.comparison import Comparison, compare, decide
+from fairlead.measure.judging import Judge
 from fairlead.optimize.quantization.card import CARD
 from fairlead.optimize.quantization.config import QuantizationConfig
-from fairlead.optimize.quantization.methods import METHODS, Recipe
+from fairlead.optimize.quantization.methods import METHODS
+from fairlead.optimize.quantization.recipe import Recipe
+from fairlead.optimize.quantization.reporting import (
+    search_details,
+    search_findings,
+    search_measures,
+    search_tables,
+)
+from fairlead.optimize.quantization.rows import Parts, divide
+from fairlead.optimize.quantization.search import Contender, Search, search
+from fairlead.optimize.quantization.workbench import Workbench
 
 __all__ = ["quantize"]
 
 _TITLE = "Quantization"
+_METRICS = {"auto", "cosine", "neighbours"}
+_LARGEST_BYTES = 2 * 1024**3
+_MOST_CONFIRMATIONS = 2
 
 
 def quantize(
@@ -29,15 +48,20 @@ def quantize(
     config: QuantizationConfig,
     *,
     out: Path,
+    calibration: Dataset | None = None,
     progress: Progress | None = None,
 ) -> Outcome[Bundle]:
-    """Store the weights of a bundle in 8 bits if the held-back rows allow it.
+    """Store and compute a model in fewer bits if the held-back rows allow it.
+
+    The rows are divided: some calibrate, some choose between versions and between layers, and the
+    rest, on which nothing was chosen, give the verdict.
 
     Args:
         bundle: What is quantized; it is not changed.
         data: Rows the model was not trained on, with labels where they are known.
         config: The method, the budget and the goal.
         out: Directory to create.
+        calibration: Rows that ranges of activations are taken from; a part of `data` when None.
         progress: Hears how far the work is.
 
     Returns:
@@ -48,39 +72,137 @@ def quantize(
     Raises:
         DataError: The rows do not fit the model, or no metric can be computed on them.
         ModelError: The model cannot be read or run.
+        ConfigError: The metric is none.
+        NotFoundError: The metric's module or function does not exist.
         ConflictError: `out` exists.
         WorkspaceError: It cannot be written.
     """
     says = progress or SilentProgress()
     if bundle.manifest.kind != "onnx":
         return _keep(bundle, f"a {bundle.manifest.kind} model has no graph to rewrite", out)
-    rows = held_back_rows(data, max_rows=config.max_rows, seed=config.seed)
-    feeds = bind(rows, bundle.signature, feature_columns=bundle.manifest.feature_columns)
-    says.begin("quantize", 2)
+    if bundle.size_bytes > _LARGEST_BYTES:
+        reason = f"its weights take {bundle.size_bytes:,} bytes, and rewriting stops at 2 GiB"
+        return _keep(bundle, reason, out, "quantize it in its own framework before the export")
+    judge = _judge(bundle, config)
+    bench = _Bench.prepare(bundle, data, calibration, config, judge)
+    says.begin("quantize", 4)
     try:
-        recipes = METHODS[config.method](bundle.model_path)
+        work = Workbench.open(bundle.model_path, bench.calibration, config, bundle.runtime)
+        recipes, refusals = _recipes(work)
     except ModelError as exc:
         # A model that runs but cannot be rewritten is still good: it stays.
-        OnnxRunner(bundle.model_path).close()
+        open_onnx(bundle.model_path, bundle.runtime).close()
         return _keep(bundle, exc.message, out, advice=exc.hint)
     says.advance()
     if not recipes:
-        return _keep(bundle, "it has no fp32 weights of layers that can run in 8 bits", out)
-    tried = [_try(recipe, bundle, feeds, rows.labels, config) for recipe in recipes]
-    says.advance()
-    candidate = max((one for one in tried if one is not None), key=_merit(config), default=None)
-    if candidate is None:
-        return _keep(bundle, "ONNX Runtime cannot run the quantized model", out)
-    return conclude(
-        bundle,
-        candidate,
-        rows,
-        skill=CARD.id,
-        title=_TITLE,
-        out=out,
-        goal=config.goal,
-        allow_unproven=config.allow_unproven,
+        return _keep(bundle, _nothing(work, refusals), out)
+    found = search(
+        bundle, work, recipes, (bench.search, bench.parts.search.labels), judge, says
     )
+    says.advance()
+    chosen = found.passing or _closest(found)
+    if not chosen:
+        return _keep(bundle, _no_gain(found, recipes), out)
+    confirmed = _confirm(bench, chosen)
+    says.advance()
+    return _finish(bench, work, found, confirmed, out)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A bundle, its rows in three parts, and how they are judged."""
+
+    bundle: Bundle
+    config: QuantizationConfig
+    judge: Judge
+    parts: Parts
+    calibration: Feeds | None
+    search: Feeds
+    last: Feeds
+
+    @classmethod
+    def prepare(
+        cls,
+        bundle: Bundle,
+        data: Dataset,
+        calibration: Dataset | None,
+        config: QuantizationConfig,
+        judge: Judge,
+    ) -> _Bench:
+        def tensors(rows: Dataset) -> Feeds:
+            return bind(rows, bundle.signature, feature_columns=bundle.manifest.feature_columns)
+
+        if data.labels is not None and bundle.manifest.task != "other":
+            check_labels(data.labels)
+        rows = held_back_rows(data, max_rows=config.max_rows, seed=config.seed)
+        parts = divide(rows, tensors(rows), calibration, config)
+        return cls(
+            bundle=bundle,
+            config=config,
+            judge=judge,
+            parts=parts,
+            calibration=None if parts.calibration is None else tensors(parts.calibration),
+            search=tensors(parts.search),
+            last=tensors(parts.last),
+        )
+
+
+@dataclass(frozen=True)
+class _Confirmed:
+    contender: Contender
+    comparison: Comparison
+    confirmations: int
+
+
+def _judge(bundle: Bundle, config: QuantizationConfig) -> Judge:
+    function = None
+    if ":" in config.metric:
+        function = load_attribute(config.metric)
+    elif config.metric not in _METRICS:
+        raise ConfigError(
+            f"there is no metric `{config.metric}`",
+            hint=f"choose {', '.join(sorted(_METRICS))}, or name a function as module:function",
+        )
+    return Judge(bundle.manifest, config.max_drop, config.metric, function, config.seed)
+
+
+def _recipes(work: Workbench) -> tuple[tuple[Recipe, ...], tuple[str, ...]]:
+    """Make what the settings ask for; with `auto`, methods that fail are left out."""
+    if work.config.method != "auto":
+        return METHODS[work.config.method](work), ()
+    recipes: list[Recipe] = []
+    refusals: list[str] = []
+    for method in METHODS.values():
+        try:
+            recipes += method(work)
+        except (ModelError, DataError) as exc:
+            refusals.append(exc.message)
+    if not recipes and refusals:
+        raise ModelError(refusals[0], hint="export the model again with opset 17 or newer")
+    return tuple(recipes), tuple(refusals)
+
+
+def _nothing(work: Workbench, refusals: Sequence[str]) -> str:
+    """Say why there is nothing to quantize."""
+    if work.config.runtime == "openvino" and not work.openvino:
+        return "OpenVINO is not installed"
+    if work.unknown_operators:
+        return f"its operators are not ONNX's own: {', '.join(work.unknown_operators)}"
+    if work.control_flow:
+        inside = ", ".join(work.control_flow)
+        return f"its weights lie inside control flow ({inside}), which is left as it is"
+    return refusals[0] if refusals else "it has no fp32 weights of layers that can run in 8 bits"
+
+
+def _no_gain(found: Search, recipes: Sequence[Recipe]) -> str:
+    if not found.contenders:
+        return f"none of {len(recipes)} quantized versions can be run and is smaller or faster"
+    return "no quantized version keeps the budget"
+
+
+def _closest(found: Search) -> tuple[Contender, ...]:
+    """Return the contender to be refused in everybody's sight when none kept the budget."""
+    return found.contenders[:1]
 
 
 def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[Bundle]:
@@ -88,74 +210,88 @@ def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[B
     return keep(bundle, reason, skill=CARD.id, title=_TITLE, out=out, advice=hint)
 
 
-def _try(
-    recipe: Recipe,
-    bundle: Bundle,
-    feeds: dict[str, Array],
-    labels: Array | None,
-    config: QuantizationConfig,
-) -> Candidate | None:
-    """Measure one recipe; None when the result cannot be run."""
-    before = OnnxRunner(bundle.model_path)
+def _confirm(bench: _Bench, contenders: Sequence[Contender]) -> _Confirmed:
+    """Test the best contender on rows that nothing was chosen on, and the safest if it fails."""
+    order = list(contenders)
+    tried = 0
+    first: _Confirmed | None = None
+    while order and tried < _MOST_CONFIRMATIONS:
+        one = order.pop(0)
+        tried += 1
+        made = _Confirmed(one, _compare(bench, one.recipe), tried)
+        verdict, _ = decide(
+            made.comparison, goal=bench.config.goal, allow_unproven=bench.config.allow_unproven
+        )
+        if verdict == "done":
+            return made
+        first = first or made
+    assert first is not None
+    return first
+
+
+def _compare(bench: _Bench, recipe: Recipe) -> Comparison:
+    bundle, config = bench.bundle, bench.config
+    single = bundle.runtime.model_copy(update={"intra_op_threads": 1})
+    runtime = (recipe.runtime or single).model_copy(update={"intra_op_threads": 1})
+    before = open_onnx(bundle.model_path, single)
     try:
-        after = OnnxRunner(recipe.model)
+        after = open_onnx(recipe.model, runtime)
     except ModelError:
         before.close()
-        return None
+        raise
     try:
-        comparison = compare(
+        return compare(
             before,
             after,
             manifest=bundle.manifest,
-            feeds=feeds,
-            labels=labels,
+            feeds=bench.last,
+            labels=bench.parts.last.labels,
             budget=config.max_drop,
             sizes=(bundle.size_bytes, len(recipe.model)),
             served_rows=bundle.runtime.max_batch_size,
             batch_rows=config.batch_rows,
             time_limit_s=config.time_limit_s,
             seed=config.seed,
+            judge=bench.judge,
         )
     finally:
         before.close()
         after.close()
-    return _candidate(recipe, comparison, config)
 
 
-def _candidate(recipe: Recipe, comparison: Comparison, config: QuantizationConfig) -> Candidate:
-    speed = comparison.speed
-    return Candidate(
-        model=recipe.model,
-        change=f"{config.method} ({recipe.name})",
+def _finish(
+    bench: _Bench, work: Workbench, found: Search, confirmed: _Confirmed, out: Path
+) -> Outcome[Bundle]:
+    chosen, comparison = confirmed.contender, confirmed.comparison
+    layers = _divergence(bench, work, chosen.recipe)
+    candidate = Candidate(
+        model=chosen.recipe.model,
+        change=chosen.recipe.title,
         comparison=comparison,
-        packages=onnx_versions(),
-        tables=(
-            Table(
-                title="Original and quantized model, one thread",
-                columns=("", "original", "quantized"),
-                rows=(
-                    ("bytes", comparison.size_before, comparison.size_after),
-                    ("CPU ms per call", speed.before.cpu_median_ms, speed.after.cpu_median_ms),
-                    ("latency p50 ms", speed.before.latency_p50_ms, speed.after.latency_p50_ms),
-                    ("latency p99 ms", speed.before.latency_p99_ms, speed.after.latency_p99_ms),
-                    ("rows per s", speed.before.throughput_rps, speed.after.throughput_rps),
-                ),
-            ),
-        ),
-        findings=(
-            Finding(level="info", text=f"weights in 8 bits: {recipe.name} ({recipe.n_weights:,})"),
-        ),
-        details={"method": config.method, "n_weights": recipe.n_weights},
+        packages=library_versions("onnx", "onnxruntime", "openvino"),
+        measures=search_measures(found, confirmed.confirmations),
+        tables=search_tables(found, comparison, layers),
+        findings=(*search_findings(chosen, layers), *_row_findings(bench)),
+        details=search_details(found, chosen, confirmed.confirmations),
+        runtime=chosen.recipe.runtime,
+        layers=layers,
+    )
+    return conclude(
+        bench.bundle,
+        candidate,
+        bench.parts.last,
+        skill=CARD.id,
+        title=_TITLE,
+        out=out,
+        goal=bench.config.goal,
+        allow_unproven=bench.config.allow_unproven,
     )
 
 
-def _merit(config: QuantizationConfig) -> Callable[[Candidate], tuple[int, float]]:
-    order = {"refused": 0, "kept": 1, "done": 2}
+def _row_findings(bench: _Bench) -> tuple[Finding, ...]:
+    return bench.parts.findings((bench.calibration, bench.last))
 
-    def merit(candidate: Candidate) -> tuple[int, float]:
-        verdict, _ = decide(
-            candidate.comparison, goal=config.goal, allow_unproven=config.allow_unproven
-        )
-        return order[verdict], candidate.comparison.speed.ratio.value
 
-    return merit
+def _divergence(bench: _Bench, work: Workbench, recipe: Recipe) -> tuple[LayerDivergence, ...]:
+    few = {name: array[:8] for name, array in bench.last.items()}
+    return layer_divergence(work.graph, parse_graph(recipe.model), few)

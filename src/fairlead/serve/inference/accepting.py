@@ -21,6 +21,7 @@ __all__ = ["Acceptor", "OpenCounts", "new_open_counts"]
 _COUNT = struct.Struct("<q")
 _ABSENT = -1
 _MOST_WORKERS = 256
+_LISTENERS = 2
 _PAUSE_S = 0.002
 _MOST_PAUSES = 10
 """A worker that shall take the next connection may be busy: after this the others take it."""
@@ -29,20 +30,23 @@ _STARVED_S = 0.05
 
 def new_open_counts() -> int:
     """Return the descriptor of a nameless file for `OpenCounts`, every worker absent."""
-    return anonymous_file("fairlead-connections", _COUNT.pack(_ABSENT) * _MOST_WORKERS)
+    return anonymous_file("fairlead-connections", _COUNT.pack(_ABSENT) * _MOST_WORKERS * _LISTENERS)
 
 
 class OpenCounts:
     """How many connections each worker holds, in memory that all of them see."""
 
-    def __init__(self, descriptor: int, number: int) -> None:
+    def __init__(self, descriptor: int, number: int, *, listener: int = 0) -> None:
         """Map the file.
 
         Args:
             descriptor: Of `new_open_counts`.
             number: The worker that this is, from 0.
+            listener: Which of the shared listening sockets it is about, 0 or 1.
         """
-        self._memory = mmap.mmap(descriptor, _COUNT.size * _MOST_WORKERS)
+        size = _COUNT.size * _MOST_WORKERS
+        memory = memoryview(mmap.mmap(descriptor, size * _LISTENERS))
+        self._memory = memory[listener * size : (listener + 1) * size]
         self._number = number
 
     def publish(self, count: int) -> None:

@@ -11,21 +11,18 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from fairlead.core.errors import OverloadedError
-from fairlead.core.ports import Array, Outputs
+from fairlead.core.ports import Array
+from fairlead.serve.inference.batch_run import BatchRun, Ran, Run
 from fairlead.serve.inference.methods.queue import BatchResult, Done, Take, Waiting
 from fairlead.serve.inference.pace import Pace
 from fairlead.serve.inference.padding import Padding
 
 __all__ = ["BatchQueue", "BatchResult", "QueueLimits"]
-
-Run = Callable[[dict[str, Array]], dict[str, Array]]
 
 _PATIENCE = {-1: 0.5, 0: 1.0, 1: 2.0}
 """Priority → how much of the longest wait, and of the room, it may use."""
@@ -79,13 +76,13 @@ class BatchQueue:
             name: Name of the arm, for threads and messages.
             padding: Makes sequences of different lengths one batch; None keeps them apart.
         """
-        self._run = run
+        self._batch_run = BatchRun(run, padding)
         self._take = take
         self.is_joinable = is_joinable
         self._limits = limits
         self._name = name
         self._padding = padding
-        self._pace = Pace()
+        self._pace = Pace(limits.inline_s)
         self._waiting: deque[Waiting] = deque()
         self._running: list[list[Waiting]] = []
         self._rows = 0
@@ -117,8 +114,8 @@ class BatchQueue:
         Raises:
             OverloadedError: The queue is full, or the request would wait too long.
         """
-        limits = self._limits
-        if self._pending >= limits.max_pending * (1.0 if priority >= 0 else _PATIENCE[priority]):
+        most = self._limits.max_pending
+        if self._pending >= (most if priority >= 0 else most * _PATIENCE[priority]):
             raise OverloadedError(
                 f"`{self._name}` already holds {self._pending} requests",
                 hint=f"send it again in {self.retry_after_s} s, or add replicas",
@@ -126,9 +123,9 @@ class BatchQueue:
             )
         if not self._rows:
             return
-        wait_s = self.expected_wait_s
-        patience_s = limits.max_delay_s * _PATIENCE[priority]
-        if wait_s > patience_s or wait_s > deadline - time.perf_counter():
+        wait_s = self._pace.wait_s(self._rows, self._limits.parallel_runs)
+        patience_s = self._limits.max_delay_s * _PATIENCE[priority]
+        if wait_s > patience_s or (deadline < math.inf and wait_s > deadline - time.perf_counter()):
             raise OverloadedError(
                 f"`{self._name}` could begin with the request in {wait_s:.2g} s only, "
                 "which is too late",
@@ -286,76 +283,33 @@ class BatchQueue:
 
     def _start(self, batch: list[Waiting], loop: asyncio.AbstractEventLoop) -> None:
         rows = batch[0].n_rows if len(batch) == 1 else sum([item.n_rows for item in batch])
-        if self._pace.expect_s(rows) < self._limits.inline_s:
-            self._deliver(batch, self._execute(batch))
+        if self._pace.is_short(rows):
+            self._deliver(batch, self._batch_run.execute(batch), None)
             return
         self._running.append(batch)
-        work = loop.run_in_executor(self._executor, self._execute, batch)
+        work = loop.run_in_executor(self._executor, self._batch_run.aside, batch)
 
-        def finish(done: asyncio.Future[list[BatchResult | Exception]]) -> None:
+        def finish(done: asyncio.Future[Ran]) -> None:
             self._running.remove(batch)
-            self._deliver(batch, done.result())
+            self._deliver(batch, *done.result())
             if self._waiting:
                 self._schedule(loop)
 
         work.add_done_callback(finish)
 
-    def _deliver(self, batch: list[Waiting], results: list[BatchResult | Exception]) -> None:
+    def _deliver(
+        self, batch: list[Waiting], results: list[BatchResult | Exception], cpu_s: float | None
+    ) -> None:
         for result in results:
             if isinstance(result, BatchResult):
-                self._pace.learn(result.run_ms / 1e3, result.batch_rows)
+                run_s, rows = result.run_ms / 1e3, result.batch_rows
+                if cpu_s is None:
+                    self._pace.learn_inline(run_s, rows)
+                else:
+                    self._pace.learn_aside(run_s, cpu_s, rows)
                 break
         for item, result in zip(batch, results, strict=True):
-            self._end(item, result)
-
-    def _execute(self, batch: list[Waiting]) -> list[BatchResult | Exception]:
-        started = time.perf_counter()
-        try:
-            if len(batch) == 1:
-                return [self._alone(batch[0], started)]
-            return self._together(batch, started)
-        except Exception as exc:  # noqa: BLE001 (handed on to the requests)
-            if len(batch) == 1:
-                return [exc]
-        # One of them is to blame, and the others must not pay for it.
-        return [self._execute([item])[0] for item in batch]
-
-    def _alone(self, item: Waiting, started: float) -> BatchResult:
-        outputs = self._run(item.feeds)
-        ended = time.perf_counter()
-        return BatchResult(
-            outputs,
-            (started - item.since) * 1e3,
-            (ended - started) * 1e3,
-            item.n_rows,
-            _parts_of(outputs),
-        )
-
-    def _together(self, batch: list[Waiting], started: float) -> list[BatchResult | Exception]:
-        feeds = self._joined(batch)
-        answer = self._run(feeds)
-        outputs, parts_ms = list(answer.items()), _parts_of(answer)
-        run_ms = (time.perf_counter() - started) * 1e3
-        rows = sum([item.n_rows for item in batch])
-        results: list[BatchResult | Exception] = []
-        at = 0
-        for item in batch:
-            end = at + item.n_rows
-            share = {name: array[at:end] for name, array in outputs}
-            if self._padding is not None:
-                share = self._padding.cut(share, item.feeds, feeds)
-            queue_ms = (started - item.since) * 1e3
-            results.append(BatchResult(share, queue_ms, run_ms, rows, parts_ms))
-            at = end
-        return results
-
-    def _joined(self, batch: list[Waiting]) -> dict[str, Array]:
-        if self._padding is not None:
-            return self._padding.join([item.feeds for item in batch])
-        return {
-            name: np.concatenate([item.feeds[name] for item in batch]) for name in batch[0].feeds
-        }
-
-
-def _parts_of(outputs: dict[str, Array]) -> dict[str, float] | None:
-    return outputs.parts_ms if isinstance(outputs, Outputs) else None
+            if not item.is_over:
+                item.is_over = True
+                self._pending -= 1
+                item.done(result)

@@ -56,6 +56,13 @@ class Intake:
         exact = self._exact
         if len(feeds) != len(exact):
             return 0
+        if len(exact) == 1:
+            name, dtype, tail, n_dims = exact[0]
+            array = feeds.get(name)
+            if array is None or array.dtype is not dtype or array.ndim != n_dims:
+                return 0
+            shape = array.shape
+            return shape[0] if shape[1:] == tail else 0
         rows = 0
         for (name, dtype, tail, n_dims), (given, array) in zip(exact, feeds.items(), strict=True):
             shape = array.shape

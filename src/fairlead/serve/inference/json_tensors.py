@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,14 @@ from fairlead.backends.openinference import numpy_dtype
 from fairlead.core.errors import SignatureError
 from fairlead.core.ports import Array
 
-__all__ = ["floats_from_bf16", "json_from_tensor", "tensor_from_json"]
+__all__ = ["floats_from_bf16", "json_from_tensor", "plain_tensor", "tensor_from_json"]
 
 _CODES = {
     "FP32": "f", "FP64": "d", "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b",
     "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
 }  # fmt: skip
+_MAX_DIMENSIONS = 16
+_DTYPES = {code: numpy_dtype(datatype) for datatype, code in _CODES.items()}
 
 
 def json_from_tensor(array: Array) -> object:
@@ -84,11 +88,41 @@ def _packed(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Array | N
     if type(first) is bool or len(data) != math.prod(shape):
         return None
     try:
-        # The standard layout: the native one would let too large floats become infinite.
-        raw = struct.pack(f"={len(data)}{code}", *data)
+        raw = _packer(len(data), code)(*data)
     except (struct.error, OverflowError):
         return None
-    return np.frombuffer(raw, numpy_dtype(datatype)).reshape(shape)
+    return np.ndarray(shape, _DTYPES[code], raw)
+
+
+@lru_cache(maxsize=256)
+def _packer(size: int, code: str) -> Callable[..., bytes]:
+    # The standard layout: the native one would let too large floats become infinite.
+    return struct.Struct(f"={size}{code}").pack
+
+
+def plain_tensor(data: object, datatype: object, shape: object) -> Array | None:
+    """Read the tensor that nearly everybody sends: flat plain numbers of the right count.
+
+    Returns:
+        The tensor, or None where something needs a closer look; nothing is refused here.
+    """
+    if type(data) is not list or type(shape) is not list or type(datatype) is not str:
+        return None
+    code = _CODES.get(datatype)
+    if code is None or not data or type(data[0]) is bool or len(shape) > _MAX_DIMENSIONS:
+        return None
+    count = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            return None
+        count *= size
+    if count != len(data):
+        return None
+    try:
+        raw = _packer(count, code)(*data)
+    except (struct.error, OverflowError):
+        return None
+    return np.ndarray(shape, _DTYPES[code], raw)
 
 
 def floats_from_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:

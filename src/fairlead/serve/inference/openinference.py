@@ -18,7 +18,7 @@ from fairlead.backends.openinference import datatype_of, dtype_name, tensor_from
 from fairlead.core.errors import DataError, SignatureError
 from fairlead.core.ports import Array
 from fairlead.core.signature import Signature, TensorSpec
-from fairlead.serve.inference.json_tensors import tensor_from_json
+from fairlead.serve.inference.json_tensors import plain_tensor, tensor_from_json
 
 __all__ = [
     "HEADER_LENGTH",
@@ -35,6 +35,8 @@ _BINARY = {"binary_data", "binary_data_output", "binary_data_size"}
 _HINT = "see the Open Inference Protocol: every input has name, datatype, shape and data"
 _MAX_DIMENSIONS = 16
 _MAX_SIZE = 2**40
+_MAX_ID = 256
+_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 class InferMessage(NamedTuple):
@@ -52,7 +54,7 @@ class InferMessage(NamedTuple):
     feeds: dict[str, Array]
     outputs: dict[str, bool]
     is_binary: bool
-    parameters: Mapping[str, Any] = MappingProxyType({})
+    parameters: Mapping[str, Any] = _NO_PARAMETERS
 
 
 def parse_json(raw: bytes | memoryview) -> dict[str, Any]:
@@ -98,7 +100,10 @@ def decode(body: bytes, header_length: str | None) -> InferMessage:
     """
     view = memoryview(body)
     at = _header_length(header_length, len(view))
-    document = parse_json(view[:at])
+    document = parse_json(body if at == len(view) else view[:at])
+    plain = _plain_message(document)
+    if plain is not None and at == len(view):
+        return plain
     parameters = _parameters(document, "request", known=_BINARY)
     feeds: dict[str, Array] = {}
     for item in _objects(document, "inputs"):
@@ -114,6 +119,26 @@ def decode(body: bytes, header_length: str | None) -> InferMessage:
     is_binary = parameters.get("binary_data_output", False) is True
     requested = _requested(document, is_binary)
     return InferMessage(_id(document), feeds, requested, is_binary, parameters)
+
+
+def _plain_message(document: dict[str, Any]) -> InferMessage | None:
+    """Read a message of plain JSON tensors and an id at most; None leaves it to the full way."""
+    request_id = document.get("id", "")
+    if len(document) != (2 if "id" in document else 1) or type(request_id) is not str:
+        return None
+    items = document.get("inputs")
+    if type(items) is not list or not items or len(request_id) > _MAX_ID:
+        return None
+    feeds: dict[str, Array] = {}
+    for item in items:
+        if type(item) is not dict or len(item) != 4 or "data" not in item:
+            return None
+        name = item.get("name")
+        array = plain_tensor(item["data"], item.get("datatype"), item.get("shape"))
+        if array is None or type(name) is not str or not name or name in feeds:
+            return None
+        feeds[name] = array
+    return InferMessage(request_id, feeds, {}, False, _NO_PARAMETERS)
 
 
 def check_requested(message: InferMessage, signature: Signature) -> None:
@@ -240,7 +265,7 @@ def _id(document: dict[str, Any]) -> str:
     value = document.get("id")
     if value is None:
         return ""
-    if not isinstance(value, str) or len(value) > 256:
+    if not isinstance(value, str) or len(value) > _MAX_ID:
         raise DataError(
             f"`id` is {_shown(value)}, expected text of at most 256 characters", hint=_HINT
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,10 +265,15 @@ class Repository:
             self._reroute()
             self._note()
 
-    async def refresh(self) -> tuple[str, ...]:
+    async def refresh(
+        self, load: Callable[[str], Awaitable[None]] | None = None
+    ) -> tuple[str, ...]:
         """Take up what changed in the folders of loaded models; return the models that changed.
 
         A bundle that is damaged, or still being copied, is left for the next time.
+
+        Args:
+            load: Called with the name of a model that changed; None loads it here.
         """
         loop = asyncio.get_running_loop()
         changed = []
@@ -276,17 +281,19 @@ class Repository:
             if not await loop.run_in_executor(None, _has_changed, model):
                 continue
             try:
-                await self.load(name)
+                await (load or self.load)(name)
                 changed.append(name)
             except FairleadError as exc:
                 _log.warning("`%s` changed on disk, but goes on as it was: %s", name, exc)
         return tuple(changed)
 
-    async def watch(self, every_s: float | None) -> None:
+    async def watch(
+        self, every_s: float | None, load: Callable[[str], Awaitable[None]] | None = None
+    ) -> None:
         """Look for changed folders every so many seconds until cancelled; None never looks."""
         while every_s is not None:
             await asyncio.sleep(every_s)
-            await self.refresh()
+            await self.refresh(load)
 
     async def drain(self) -> None:
         """Wait until what was replaced has closed, and for requests that nobody waits for."""

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -43,6 +44,7 @@ from fairlead.serve.inference.planes import PlaneOpener
 from fairlead.serve.inference.recording import log_observer, open_log
 from fairlead.serve.inference.repository import Repository
 from fairlead.serve.inference.security.config import SecurityConfig
+from fairlead.serve.inference.security.guard import Guard
 from fairlead.serve.inference.security.opening import GuardPlan, open_guard, read_optional
 from fairlead.serve.inference.security.tls import open_server_context
 from fairlead.serve.inference.served import Observer
@@ -161,6 +163,7 @@ class Site:
         number: Which of the workers this is, from 0.
         limits: File of the shared rate limits, or None for one worker.
         counts: How many connections each worker holds, or None for one worker.
+        grpc_counts: The same for gRPC.
         before_listening: Awaited with the endpoint once the models are warm.
         on_listening: Called with the endpoint once requests are taken.
         watch_stdin: Calls back in another thread when standard input ends, or None.
@@ -173,6 +176,7 @@ class Site:
     number: int = 0
     limits: int | None = None
     counts: OpenCounts | None = None
+    grpc_counts: OpenCounts | None = None
     before_listening: Callable[[Endpoint], Awaitable[None]] = _go_on
     on_listening: Callable[[Endpoint], None] = lambda _: None
     watch_stdin: Callable[[Callable[[], object]], None] | None = None
@@ -239,30 +243,32 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         plan.sources,
         opener,
         version_policy=config.version_policy,
-        memory_limit_bytes=None if limit is None else limit << 20,
+        memory_limit_bytes=None if limit is None else (limit << 20) // site.bus.n_workers,
         remembered=read_models(plan.workspace, name),
         remember=lambda document: write_models(plan.workspace, name, document),
     )
-    return Service(
-        repository,
-        outcomes,
-        metrics,
-        plan.admin_token or "",
-        site.bus,
-        site.number,
-        open_guard(
-            GuardPlan(
-                name,
-                repository.default_name,
-                config.host,
-                plan.workspace.root,
-                plan.admin_token or "",
-                is_token_chosen=plan.is_token_chosen,
-                limits=site.limits,
-            ),
-            plan.security,
+    guard = _guard(plan, repository, site)
+    token = plan.admin_token or ""
+    return Service(repository, outcomes, metrics, token, site.bus, site.number, guard)
+
+
+def _guard(plan: ServerPlan, repository: Repository, site: Site) -> Guard:
+    """Open the guard; the first worker says what is open to others."""
+    guard = open_guard(
+        GuardPlan(
+            plan.name,
+            repository.default_name,
+            plan.config.host,
+            plan.workspace.root,
+            plan.admin_token or "",
+            is_token_chosen=plan.is_token_chosen,
+            limits=site.limits,
         ),
+        plan.security,
     )
+    for sentence in guard.exposure() if site.number == 0 else ():
+        _log.warning(sentence)
+    return guard
 
 
 @contextmanager
@@ -309,7 +315,7 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
 
     server = build_server(service, _http_limits(plan.config))
     grpc = None if site.grpc_listener is None else _grpc_server(plan, service)
-    context = None if plan.security.tls is None else open_server_context(plan.security.tls)
+    context = _context(plan, "http/1.1")
 
     async def live() -> None:
         loop = asyncio.get_running_loop()
@@ -321,10 +327,10 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
         connect_controls(service)
         endpoint = service.endpoint or site.place
         await site.before_listening(endpoint)
-        watching = loop.create_task(service.repository.watch(plan.config.reload_every_s))
+        watching = loop.create_task(_watch_folders(service, plan.config.reload_every_s))
         await server.start([site.listener], context, site.counts)
         if grpc is not None and site.grpc_listener is not None:
-            await grpc.start([site.grpc_listener], context)
+            await grpc.start([site.grpc_listener], _context(plan, "h2"), site.grpc_counts)
         site.on_listening(endpoint)
         await stopping.wait()
         service.is_draining = True
@@ -338,6 +344,22 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     gc.freeze()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
+
+
+async def _watch_folders(service: Service, every_s: float | None) -> None:
+    """Take up bundles that change on disk, in every worker at once: the first one looks."""
+
+    async def load(name: str) -> None:
+        body = {"name": name, "parameters": {}}
+        await service.bus.broadcast("repository.load", body, keep=f"repository/{name}")
+
+    if service.number == 0:
+        await service.repository.watch(every_s, load)
+
+
+def _context(plan: ServerPlan, protocol: str) -> ssl.SSLContext | None:
+    tls = plan.security.tls
+    return None if tls is None else open_server_context(tls, protocols=(protocol,))
 
 
 def _grpc_server(plan: ServerPlan, service: Service) -> GrpcServer:

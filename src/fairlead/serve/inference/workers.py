@@ -102,7 +102,7 @@ class Supervisor:
         self._answers = _ServiceAnswers(self._hub, work.n_workers)
         self._limits = new_shared_file()
         self._counts_file = new_open_counts()
-        self._counts = OpenCounts(self._counts_file, 0)
+        self._counts = [OpenCounts(self._counts_file, 0, listener=which) for which in (0, 1)]
         self._is_ready = False
         self._draining = asyncio.Event()
         self._failure: FairleadError | None = None
@@ -178,7 +178,8 @@ class Supervisor:
         if member is not None:
             self._hub.leave(member)
         self._answers.end(place.number)
-        self._counts.remove(place.number)
+        for counts in self._counts:
+            counts.remove(place.number)
         if self._draining.is_set():
             return
         if not self._is_ready:

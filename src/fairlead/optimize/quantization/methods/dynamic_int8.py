@@ -6,52 +6,60 @@ Needs no calibration set: the range of every activation is measured on the batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from fairlead.backends.onnx_qdq import QdqPlan, insert_qdq
+from fairlead.backends.onnx_quantization import quantize_dynamic_int8
+from fairlead.optimize.quantization.recipe import Recipe
+from fairlead.optimize.quantization.workbench import Workbench
 
-from fairlead.backends.onnx_quantization import prepare_quantization, quantize_dynamic_int8
-
-__all__ = ["Recipe", "dynamic_int8"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One quantized version of a model.
-
-    Attributes:
-        name: What was quantized, for people.
-        model: The quantized model.
-        n_weights: Weights of the original that can be quantized.
-    """
-
-    name: str
-    model: bytes = field(repr=False)
-    n_weights: int
+__all__ = ["dynamic_int8"]
 
 
-def dynamic_int8(path: Path) -> tuple[Recipe, ...]:
+def dynamic_int8(work: Workbench) -> tuple[Recipe, ...]:
     """Quantize a model in every way that may turn out fastest.
 
     Convolutions in dynamic INT8 are often slower than in fp32, so a model that has both
     convolutions and other weights gets a second recipe that leaves them alone.
 
     Args:
-        path: An ONNX file.
+        work: The model on the bench.
 
     Returns:
         The recipes; none when the model has no weights that can be quantized.
 
     Raises:
-        ModelError: The model cannot be read or quantized.
+        ModelError: The model cannot be quantized.
     """
-    graph, weights = prepare_quantization(path)
-    operators = weights.tensors_by_operator
-    if not weights.n_weights:
+    operators = work.weights.tensors_by_operator
+    if not work.weights.n_weights or work.config.runtime == "openvino":
         return ()
-    names = ", ".join(f"{count} {operator}" for operator, count in sorted(operators.items()))
-    recipes = [Recipe(names, quantize_dynamic_int8(graph), weights.n_weights)]
+    recipes = [_recipe(work, frozenset())]
     if "Conv" in operators and len(operators) > 1:
-        rest = ", ".join(f"{n} {op}" for op, n in sorted(operators.items()) if op != "Conv")
-        model = quantize_dynamic_int8(graph, without=frozenset({"Conv"}))
-        recipes.append(Recipe(f"{rest}, convolutions left in fp32", model, weights.n_weights))
+        recipes.append(_recipe(work, frozenset({"Conv"})))
     return tuple(recipes)
+
+
+def _recipe(work: Workbench, without: frozenset[str]) -> Recipe:
+    counts = sorted(work.weights.tensors_by_operator.items())
+    names = ", ".join(f"{count} {name}" for name, count in counts if name not in without)
+    layers = tuple(
+        layer.name for layer in work.layers if layer.weight and layer.operator not in without
+    )
+
+    def rebuild(float_layers: frozenset[str]) -> bytes:
+        return quantize_dynamic_int8(work.graph, without=without, float_nodes=float_layers)
+
+    def simulate() -> object:
+        plan = QdqPlan(
+            layers, {}, is_per_channel=work.config.per_channel, is_dynamic=True, switches=True
+        )
+        return insert_qdq(work.static_graph, plan)
+
+    return Recipe(
+        method="dynamic-int8",
+        name=f"{names}, convolutions left in fp32" if without else names,
+        model=rebuild(frozenset()),
+        n_weights=work.weights.n_weights,
+        layers=layers,
+        rebuild=rebuild,
+        simulate=simulate,
+    )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import AccessError
 from fairlead.serve.inference.accepting import Acceptor, OpenCounts
-from fairlead.serve.inference.accepting import Acceptor, OpenCounts
 from fairlead.serve.inference.grpc.call import Call, OnMessage
 from fairlead.serve.inference.grpc.connection import Connection
 from fairlead.serve.inference.grpc.doorman import Doorman

@@ -24,6 +24,7 @@ _LINGER_IDLE_S = 2.0
 _NO_HEAD = Head("GET", b"", [], is_old=False)
 _NOTHING, _HEAD, _BODY = range(3)
 """What is being received."""
+_LONG_HEAD = HttpError(431, "the request has too many or too long headers", "send fewer headers")
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
 
 
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: Headers = []
         self._head_bytes = 0
+        self._chunk_bytes = 0
         self._parts: list[bytes] = []
         self._received = 0
         self._held = 0
@@ -115,8 +117,10 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as exc:
             self._note(_fault_of(exc))
         if self._stage == _HEAD and self._headers is unfinished:
+            # All of it belongs to one head, perhaps to one field that never ends.
             self._head_bytes += len(data)
-            self._check_head()
+            if self._head_bytes > self._limits.max_header_bytes:
+                self._note(_LONG_HEAD)
         if self._fault is not None:
             self._refuse(self._fault)
 
@@ -166,7 +170,6 @@ class Connection(asyncio.Protocol):
         """Decide from the head whether the body is welcome."""
         if self._fault is not None:
             return
-        self._head_bytes += self._chunk_bytes
         self._check_head()
         version = self._parser.get_http_version()
         word = self._parser.get_method()
@@ -223,13 +226,17 @@ class Connection(asyncio.Protocol):
         """Send a whole answer in one write."""
         if self._active is not exchange:
             return
-        is_last = self._is_last(exchange)
-        head = self._server.wire.head(
-            status, len(body), headers, is_last=is_last, is_old=exchange.head.is_old
-        )
-        if exchange.head.method == "HEAD" or not body:
-            self._transport.write(head)
-        elif len(body) < _ONE_WRITE_BYTES:
+        is_last = exchange.is_last or (self._server.is_draining and self._is_free())
+        asked = exchange.head
+        wire = self._server.wire
+        if not is_last and not asked.is_old and status == 200 and asked.method != "HEAD":
+            head = b"%b%bcontent-length: %d\r\n\r\n" % (wire.ok, headers, len(body))
+        else:
+            size = len(body)
+            head = wire.head(status, size, headers, is_last=is_last, is_old=asked.is_old)
+            if asked.method == "HEAD":
+                body = b""
+        if len(body) < _ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
@@ -239,7 +246,8 @@ class Connection(asyncio.Protocol):
         """Send the head of an answer that follows piece by piece."""
         if self._active is exchange:
             old = exchange.head.is_old
-            exchange.is_last = self._is_last(exchange) or old
+            is_last = self._server.is_draining and self._is_free()
+            exchange.is_last = exchange.is_last or is_last or old
             self._transport.write(
                 self._server.wire.stream_head(status, headers, is_last=exchange.is_last, is_old=old)
             )
@@ -299,11 +307,9 @@ class Connection(asyncio.Protocol):
 
     # The rest.
 
-    def _is_last(self, exchange: Exchange) -> bool:
-        if exchange.is_last:
-            return True
-        is_free = not self._queue and self._stage == _NOTHING
-        return self._server.is_draining and is_free
+    def _is_free(self) -> bool:
+        """Whether nothing is to be answered behind the active exchange."""
+        return not self._queue and self._stage == _NOTHING
 
     def _conclude(self, exchange: Exchange, *, is_last: bool) -> None:
         size = len(exchange.body)
@@ -363,15 +369,14 @@ class Connection(asyncio.Protocol):
             self._fault = fault
 
     def _check_head(self) -> None:
-        """Refuse too long heads; whole pieces were counted, so a look at the fields may clear it."""
+        """Note a head that is too long; its exact size matters only where much came at once."""
         limits = self._limits
-        is_long = self._head_bytes > limits.max_header_bytes and (
-            self._is_stuck or self._size_of_fields() > limits.max_header_bytes
-        )
+        is_long = False
+        if self._head_bytes + self._chunk_bytes > limits.max_header_bytes:
+            fields = sum([len(name) + len(value) + 4 for name, value in self._headers])
+            is_long = fields > limits.max_header_bytes
         if is_long or len(self._headers) > limits.max_headers:
-            self._note(
-                HttpError(431, "the request has too many or too long headers", "send fewer headers")
-            )
+            self._note(_LONG_HEAD)
 
     def _refuse(self, fault: HttpError) -> None:
         """Answer a fault behind everything that came before it, and listen no more."""

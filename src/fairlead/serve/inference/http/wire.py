@@ -14,6 +14,8 @@ __all__ = ["CONTINUE", "JSON", "Wire", "field", "json_bytes", "problem_bytes"]
 JSON = b"content-type: application/json\r\n"
 """The header line of a JSON answer."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SAFE = b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+"""What browsers and caches on the way shall leave alone."""
 
 _LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -22,18 +24,25 @@ _LINES[499] = b"HTTP/1.1 499 Client Closed Request\r\n"
 
 
 class Wire:
-    """Writes the heads of answers; knows the date, which changes once a second."""
+    """Writes the heads of answers; knows the date, which changes once a second.
 
-    __slots__ = ("_date",)
+    Attributes:
+        ok: The beginning of every answer with status 200.
+    """
+
+    __slots__ = ("_date", "ok")
 
     def __init__(self) -> None:
         """Look at the clock."""
         self._date = b""
+        self.ok = b""
         self.tick()
 
     def tick(self) -> None:
         """Look at the clock again."""
-        self._date = b"date: " + formatdate(time.time(), usegmt=True).encode() + b"\r\n"
+        date = formatdate(time.time(), usegmt=True).encode()
+        self._date = b"date: %b\r\n%b" % (date, _SAFE)
+        self.ok = _LINES[200] + self._date
 
     def head(self, status: int, size: int, headers: bytes, *, is_last: bool, is_old: bool) -> bytes:
         """Return everything of an answer but its body.
