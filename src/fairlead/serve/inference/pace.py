@@ -9,7 +9,7 @@ __all__ = ["Pace"]
 
 _RECENT_RUNS = 9
 _HANDOVER_S = 0.012
-"""A thread that ended its run may wait so long for the interpreter, which is not the run's fault."""
+"""A thread that ended its run may wait so long for the interpreter; the run is not to blame."""
 _VETO_RUNS = 256
 
 
