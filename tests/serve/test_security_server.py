@@ -1,0 +1,337 @@
+"""Real servers that ask for credentials: keys, tokens, certificates, limits, TLS, and the log."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jwt
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fairlead.api import Context
+from fairlead.api.access import add_key, list_keys, revoke_key
+from fairlead.backends.endpoint import EndpointClient
+from fairlead.core.endpoint import TrafficSplit
+from fairlead.core.errors import EndpointError
+
+from . import inference_models as models
+from .certificates import Authority
+from .conftest import serving
+from .test_security_tokens import AUDIENCE, ISSUER, claims, key_set
+
+X = np.array([[1.0, 2.0, -1.0, 0.5]], np.float32)
+ROW = dict(zip(models.FEATURES, X[0].tolist(), strict=True))
+BODY = json.dumps({"rows": [ROW]})
+INFER = "/v2/models/wines/infer"
+
+
+class Guarded:
+    """A server with two workers, TLS, keys, tokens and certificates, and what opens it."""
+
+    def __init__(self, folder, wines):
+        self.folder = folder
+        authority = Authority(folder)
+        self.ca = authority.path
+        server, server_key = authority.issue("server")
+        self.robot = authority.issue("robot", is_client=True)
+        self.stranger = authority.issue("stranger", is_client=True)
+        self.signer = ec.generate_private_key(ec.SECP256R1())
+        (folder / "jwks.json").write_bytes(key_set(k=self.signer))
+        (folder / "security.toml").write_text(
+            f'[tls]\ncertificate = "{server.name}"\nkey = "{server_key.name}"\n'
+            'client_ca = "ca.pem"\nclient_certificates = "optional"\n'
+            '[clients.robot]\nmodels = ["wines"]\n'
+            f'[jwt]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\n'
+            'jwks_file = "jwks.json"\nalgorithms = ["ES256"]\n'
+        )
+        self.context = Context.open(home=folder / ".fairlead")
+        self.keys = {
+            "plain": self.key("plain"),
+            "other": self.key("other", models=["people"]),
+            "root": self.key("root", is_admin=True),
+        }
+        self.settings = {"workers": 2, "security": str(folder / "security.toml"), "grpc_port": 0}
+
+    def key(self, name, **options):
+        return add_key(name, context=self.context, **options).noun
+
+    def token(self, **changes):
+        return jwt.encode(claims(**changes), self.signer, "ES256", {"kid": "k"})
+
+    def tls(self, certificate=None):
+        context = ssl.create_default_context(cafile=self.ca)
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
+        return context
+
+    def ask(self, path="/predict", *, method="POST", body=BODY, certificate=None, **headers):
+        """One request over a connection of its own."""
+        host = urlsplit(self.handle.endpoint.url).netloc
+        connection = http.client.HTTPSConnection(host, timeout=30, context=self.tls(certificate))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, None if method == "GET" else body, named)
+        answer = connection.getresponse()
+        raw = answer.read()
+        connection.close()
+        return answer.status, answer.headers, raw
+
+    def status(self, *words, **headers):
+        return self.ask(*words, **headers)[0]
+
+
+@pytest.fixture(scope="module")
+def guarded(wines, tmp_path_factory):
+    found = Guarded(tmp_path_factory.mktemp("guarded"), wines)
+    with serving(found.folder, wines, settings=found.settings) as handle:
+        found.handle = handle
+        yield found
+
+
+def bearer(text):
+    return f"Bearer {text}"
+
+
+def test_every_kind_of_credential_opens_inference(guarded):
+    assert guarded.status() == 401
+    assert guarded.status(authorization=bearer(guarded.keys["plain"])) == 200
+    assert guarded.status(x_api_key=guarded.keys["plain"]) == 200
+    assert guarded.status(authorization=bearer(guarded.token())) == 200
+    assert guarded.status(certificate=guarded.robot) == 200
+    with guarded.handle.client() as client:
+        assert client.infer({"x": X}).arm == "baseline"
+
+
+def test_credentials_that_do_not_hold_are_refused_and_say_what_to_do(guarded):
+    status, headers, raw = guarded.ask(x_api_key="flk_00000000_nothing")
+    assert status == 401
+    assert headers["WWW-Authenticate"].startswith("Bearer")
+    assert json.loads(raw)["hint"]
+    assert guarded.status(authorization=bearer(guarded.token(exp=1))) == 401
+    assert guarded.status(authorization=bearer(guarded.token(aud="x"))) == 401
+    assert guarded.status(certificate=guarded.stranger) == 403
+
+
+def test_models_that_a_caller_may_not_ask_are_refused(guarded):
+    other = bearer(guarded.keys["other"])
+    assert guarded.status(authorization=other) == 403
+    assert guarded.status(INFER, authorization=other) == 403
+    assert guarded.status("/v2/models/wines", method="GET", authorization=other) == 403
+    assert guarded.status("/v2", method="GET", authorization=other) == 200
+    scoped = bearer(guarded.token(scope="fairlead:infer:people"))
+    assert guarded.status("/v2/models/wines", method="GET", authorization=scoped) == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/fairlead/service"),
+        ("GET", "/fairlead/outcomes"),
+        ("PUT", "/fairlead/traffic"),
+        ("POST", "/v2/repository/models/wines/unload"),
+        ("PUT", "/%66airlead/traffic"),
+        ("PUT", "/fairlead/traffic/"),
+    ],
+)
+def test_administration_is_for_administrators(guarded, method, path):
+    assert guarded.status(path, method=method) == 401
+    plain = bearer(guarded.keys["plain"])
+    assert guarded.status(path, method=method, authorization=plain) == 403
+
+
+def test_an_administrator_by_key_or_by_scope_changes_the_traffic(guarded):
+    split = TrafficSplit(weights={"baseline": 1.0}).model_dump_json()
+    for shown in (guarded.keys["root"], guarded.token(scope="fairlead:admin")):
+        asked = guarded.ask(
+            "/fairlead/traffic", method="PUT", body=split, authorization=bearer(shown)
+        )
+        assert asked[0] == 200
+    lines = audit(guarded, "admin")
+    assert {line["caller"].partition("#")[0] for line in lines} >= {"root", "jwt:ada"}
+    assert all(line["status"] and line["at"] and line["peer"] == "127.0.0.1" for line in lines)
+
+
+def audit(guarded, stream):
+    path = guarded.folder / ".fairlead" / "audit" / f"wines.{stream}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_health_needs_no_credentials(guarded):
+    for path in ("/v2/health/live", "/v2/health/ready"):
+        assert guarded.status(path, method="GET") == 200
+
+
+def test_a_limit_holds_exactly_over_all_workers(guarded):
+    """The tokens of one bucket are shared: 20 of 60 pass, whichever worker takes them."""
+    text = guarded.key("limited", rate_rps=0.01, burst=20)
+
+    def once(_):
+        return guarded.ask(x_api_key=text)[:2]
+
+    until_known(guarded, text)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(once, range(60)))
+    assert sorted(status for status, _ in found) == [200] * 19 + [429] * 41
+    assert all(int(headers["Retry-After"]) >= 1 for status, headers in found if status == 429)
+
+
+def until_known(guarded, text):
+    """Wait for the workers to read the key; the one request that is admitted counts."""
+    deadline = time.monotonic() + 20
+    while guarded.status(x_api_key=text) == 401:
+        assert time.monotonic() < deadline
+    time.sleep(0.6)  # The other worker looks at the file twice a second.
+
+
+def test_a_revoked_key_is_refused_at_once(guarded):
+    text = guarded.key("leaving")
+    until_known(guarded, text)
+    revoke_key("leaving", context=guarded.context)
+    time.sleep(0.6)
+    assert [guarded.status(x_api_key=text) for _ in range(4)] == [401] * 4
+
+
+def test_old_protocols_and_weak_ciphers_are_refused(guarded):
+    place = urlsplit(guarded.handle.endpoint.url)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.load_verify_locations(guarded.ca)
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    weak = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    weak.load_verify_locations(guarded.ca)
+    weak.maximum_version = ssl.TLSVersion.TLSv1_2
+    weak.set_ciphers("AES128-SHA:AES256-SHA:AES128-GCM-SHA256")  # no forward secrecy
+    for context in (old, weak):
+        with (
+            socket.create_connection((place.hostname, place.port), timeout=10) as raw,
+            pytest.raises(ssl.SSLError),
+            context.wrap_socket(raw, server_hostname="localhost"),
+        ):
+            pass
+
+
+def test_plain_http_to_a_port_with_tls_gets_nothing(guarded):
+    place = urlsplit(guarded.handle.endpoint.url)
+    with EndpointClient(f"http://{place.netloc}", "wines", "token", timeout_s=10) as client:
+        assert not client.ready()
+
+
+def test_answers_tell_little_and_are_not_sniffed(guarded):
+    for path, shown in (("/v2", bearer(guarded.keys["plain"])), ("/v2/nothing", "")):
+        _, headers, _ = guarded.ask(path, method="GET", authorization=shown)
+        assert "Server" not in headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+
+
+def test_grpc_asks_for_the_same_credentials(guarded):
+    grpc = pytest.importorskip("grpc")
+    trusted = grpc.ssl_channel_credentials(guarded.ca.read_bytes())
+    name = "/inference.GRPCInferenceService/ServerMetadata"
+    with grpc.secure_channel(guarded.handle.endpoint.grpc, trusted) as channel:
+        call = channel.unary_unary(name)
+        assert call(b"", metadata=(("x-api-key", guarded.keys["plain"]),), timeout=20)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=20)
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_no_secret_is_ever_written_down(guarded, module_cli):
+    """Bad and good requests, then a look at everything that anybody could read."""
+    token, wrong = guarded.token(), "flk_12345678_WrongSecretWrongSecret"
+    for shown in (token, wrong, token[:-3] + "abc", guarded.keys["other"], guarded.keys["root"]):
+        guarded.ask(authorization=bearer(shown))
+        guarded.ask(f"/fairlead/nothing?api_key={shown}", method="GET", authorization=bearer(shown))
+        guarded.ask(body="{", x_api_key=shown)
+    home = guarded.folder / ".fairlead"
+    secrets = [*guarded.keys.values(), token, wrong, guarded.handle.admin_token]
+    hidden = {part for secret in secrets for part in (secret, secret[-24:])}
+    seen = [guarded.handle.log.read_bytes(), json.dumps(list_keys(context=guarded.context).report
+            .model_dump(mode="json")).encode()]  # fmt: skip
+    seen += [path.read_bytes() for path in (home / "audit").iterdir()]
+    seen += [path.read_bytes() for path in (home / "security").iterdir()]
+    seen += [_process(pid) for pid in _family(guarded.handle.process.pid)]
+    status = module_cli("serve", "status", "--json", env={"FAIRLEAD_HOME": str(home)})
+    seen.append((status.stdout + status.stderr).encode())
+    assert len(seen) >= 8
+    for text in seen:
+        for secret in hidden:
+            assert secret.encode() not in text
+
+
+def _family(pid):
+    tasks = Path(f"/proc/{pid}/task")
+    children = [c for task in tasks.iterdir() for c in (task / "children").read_text().split()]
+    return [str(pid), *children]
+
+
+def _process(pid):
+    return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+
+
+@pytest.fixture
+def strict(wines, tmp_path):
+    """A server that ends connections without a client's certificate."""
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    (tmp_path / "security.toml").write_text(
+        '[tls]\ncertificate = "server.pem"\nkey = "server.key"\nclient_ca = "ca.pem"\n'
+    )
+    settings = {"security": str(tmp_path / "security.toml")}
+    with serving(tmp_path, wines, settings=settings) as handle:
+        yield handle, authority, tmp_path
+
+
+def shaken(handle, folder, certificate=None, ca="ca.pem"):
+    """Serial number of the server's certificate, after a handshake and an answer."""
+    place = urlsplit(handle.endpoint.url)
+    context = ssl.create_default_context(cafile=folder / ca)
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    with (
+        socket.create_connection((place.hostname, place.port), timeout=10) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as secure,
+    ):
+        secure.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        if not secure.recv(65536).startswith(b"HTTP/1.1 200"):
+            raise ConnectionError("no answer")
+        return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)).serial_number
+
+
+def test_certificates_are_required_and_renewed_without_a_restart(strict):
+    handle, authority, folder = strict
+    client = authority.issue("client", is_client=True)
+    stranger = Authority(folder, "other").issue("client2", is_client=True)
+    first = shaken(handle, folder, client)
+    for bad in (None, stranger):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            shaken(handle, folder, bad)
+    authority.issue("renewed")
+    # Half a renewal: a certificate that does not fit the key leaves the old pair in force.
+    (folder / "renewed.pem").replace(folder / "server.pem")
+    time.sleep(1.1)  # The server looks once a second.
+    assert shaken(handle, folder, client) == first
+    (folder / "renewed.key").replace(folder / "server.key")
+    time.sleep(1.1)
+    assert shaken(handle, folder, client) != first
+
+
+def test_a_certificate_that_cannot_be_used_is_said_before_anything_listens(wines, tmp_path):
+    Authority(tmp_path).issue("server")
+    (tmp_path / "security.toml").write_text('[tls]\ncertificate = "server.pem"\nkey = "ca.pem"\n')
+    settings = {"security": str(tmp_path / "security.toml")}
+    with (
+        pytest.raises(EndpointError, match="certificates cannot be used"),
+        serving(tmp_path, wines, settings=settings),
+    ):
+        pass
