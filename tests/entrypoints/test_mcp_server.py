@@ -361,3 +361,69 @@ def test_a_person_at_a_terminal_is_told_what_it_is_for(tmp_path):
 
     assert done.returncode == 2
     assert "hint: " in done.stderr
+
+
+def test_every_skill_works_on_real_input(bundles, tmp_path):
+    shutil.copytree(bundles, tmp_path, dirs_exist_ok=True)
+    rows = {"data": "holdout.parquet", "labels": "label"}
+    wanted = {
+        "quantize": {"bundle": "baseline", **rows, "out": "q", "settings": {"max_drop": 0.05}},
+        "compress": {"bundle": "baseline", **rows, "out": "c", "settings": {"max_drop": 0.05}},
+        "tune": {"bundle": "baseline", **rows, "out": "t", "settings": {"time_limit_s": 2}},
+        "serve": {"bundle": "baseline", "settings": {"name": "digits"}},
+        "scale": {**rows, "target": "digits", "requests": 100, "settings": {"target_rps": 50}},
+        "roll_out": {
+            "baseline": "baseline", "candidate": "candidate", **rows,
+            "settings": {"max_requests": 300},
+        },
+        "monitor": {"bundle": "baseline", "data": "shifted.parquet"},
+        "diagnose": {"bundle": "baseline", **rows},
+        "track": {"command": [sys.executable, "-c", "print(1)"]},
+        "plan": {"text": "quantize my model to int8", "model": "model.onnx", **rows},
+    }  # fmt: skip
+
+    async def talk(client):
+        found = {name: document(await client.call_tool(name, wanted[name])) for name in wanted}
+        given = {"plan": found["plan"]["plan"]}
+        found["run_pipeline"] = document(await client.call_tool("run_pipeline", given))
+        return found
+
+    found = in_session(tmp_path, talk)
+
+    assert set(found) >= {card.verb for card in CARDS}
+    for name in set(found) - {"plan"}:
+        assert found[name]["verdict"] in {"done", "kept", "refused"}, name
+        assert found[name]["summary"]
+    assert "data-drift" in found["monitor"]["summary"]
+
+
+def test_a_cancelled_call_ends_and_makes_room_for_the_next(bundles, tmp_path):
+    shutil.copytree(bundles, tmp_path, dirs_exist_ok=True)
+    rows = {"data": "holdout.parquet", "labels": "label"}
+    told = []
+
+    async def talk(client):
+        begun = anyio.Event()
+
+        async def hear(progress, total, message):
+            told.append(message)
+            begun.set()
+
+        async def release():
+            # Without a failure it sends this many requests, which takes minutes.
+            await client.call_tool(
+                "roll_out",
+                {"baseline": "baseline", "candidate": "baseline", **rows,
+                 "settings": {"max_requests": 10**6}},
+                progress_callback=hear,
+            )  # fmt: skip
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(release)
+            await begun.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(60):
+            return document(await client.call_tool("diagnose", {"bundle": "baseline", **rows}))
+
+    assert in_session(tmp_path, talk)["verdict"] == "done"
+    assert told
