@@ -87,6 +87,9 @@ def open_arm(
     from fairlead.backends.runners import open_runner
 
     threads = bundle.runtime.intra_op_threads or cores
+    if config.workers > 1:
+        # Tuned for all the CPUs there are; each worker has its part of them.
+        threads = min(threads, cores)
     runtime = bundle.runtime.model_copy(update={"intra_op_threads": threads})
     runner = open_runner(bundle, runtime=runtime, trust=trust)
     signature = free_signature(bundle.signature)
