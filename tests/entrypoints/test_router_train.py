@@ -150,3 +150,15 @@ def test_the_command_shows_first_and_writes_when_told(here, tmp_path):
     assert batch.json["skills"] == list(RIGHT.skills)
     assert "forgotten" in here("router", "train", "--forget", check=0, env=home).stderr
     assert here("ask", ODD, "--json", env=home).json["skills"] != list(RIGHT.skills)
+
+
+def test_a_correction_against_a_rule_moves_no_other_answer(here):
+    here("ask", "my inference is slow", "--correct", "model-serving-patterns", check=0)
+
+    done = here("router", "train", "--write", "--json", check=0)
+
+    measures = {item["name"]: item["value"] for item in done.json["measures"]}
+    assert done.json["verdict"] == "kept"
+    assert (measures["corrections_learnt"], measures["answers_changed"]) == (0, 0)
+    assert "against a rule" in done.json["findings"][0]["text"]
+    assert "nothing to write" in done.stderr

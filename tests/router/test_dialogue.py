@@ -140,3 +140,9 @@ def test_what_would_confirm_a_route_is_a_command():
     assert len(found) >= 8
     for measurement in found:
         assert f"`{measurement.command}" in COMMANDS
+
+
+def test_an_option_may_be_given_by_its_number():
+    question = ask("my inference is slow")
+
+    assert question.answer(2) == question.answer("2") == question.answer("model")

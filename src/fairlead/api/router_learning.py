@@ -108,9 +108,9 @@ def _report(
         sum(item.is_right_after for item in unseen),
     )
     loss = (right[0] - right[1]) / max(1, len(unseen))
-    verdict: Verdict = "refused" if loss > max_loss else "done"
-    if not any(item.is_changed for item in corrections):
-        verdict = "kept"
+    verdict: Verdict = "done" if any(item.is_changed for item in corrections) else "kept"
+    if loss > max_loss:
+        verdict = "refused"
     return Report(
         skill="router",
         title="What the router would learn",

@@ -40,6 +40,9 @@ _NAMES: Final = {skill: name for name, skill in SHORT.items()}
 def fold(base: Weights, corrections: Sequence[LabelledProblem], context: Context) -> Weights:
     """Return weights that answer the corrected problems as they should be, where they can.
 
+    What a rule decides is left out: no weight changes it, and the attempt would move the answers
+    of other problems.
+
     Args:
         base: The weights that ship; they are not changed.
         corrections: Problems with their right answers.
@@ -51,14 +54,11 @@ def fold(base: Weights, corrections: Sequence[LabelledProblem], context: Context
         skill_weights=base.skill_weights.copy(),
     )
     context.progress.begin("fold the corrections in", _ROUNDS)
-    scenes = [observe(item.text) for item in corrections]
+    scenes = [(observe(item.text), item.label) for item in corrections]
+    open_to_learning = [pair for pair in scenes if not decide(pair[0], weights).by_rule]
     for _ in range(_ROUNDS):
         context.progress.advance()
-        wrong = [
-            (scene, item.label)
-            for scene, item in zip(scenes, corrections, strict=True)
-            if said(scene, weights) != item.label
-        ]
+        wrong = [pair for pair in open_to_learning if said(pair[0], weights) != pair[1]]
         if not wrong:
             break
         for scene, label in wrong:

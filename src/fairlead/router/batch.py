@@ -50,7 +50,7 @@ def ask_batch(
 
 def _parse(line: str | Mapping[str, Any], number: int) -> tuple[str, list[str], bool]:
     entry = _load(line, number) if isinstance(line, str) else line
-    if isinstance(entry, Mapping) and "id" in entry:
+    if isinstance(entry, Mapping) and isinstance(entry.get("id"), str | int):
         text, turns = entry.get("text"), entry.get("turns")
         if isinstance(text, str) and turns is None:
             return str(entry["id"]), [text], False

@@ -41,7 +41,7 @@ class Question(AnswerBase):
     _evidence: tuple[Evidence, ...] = PrivateAttr(default=())
     _weights: Weights | None = PrivateAttr(default=None)
 
-    def answer(self, option: str) -> Answer:
+    def answer(self, option: str | int) -> Answer:
         """Answer the question and get the next answer of the dialogue.
 
         Args:
@@ -59,7 +59,7 @@ class Question(AnswerBase):
         """
         return ask(
             self.asked,
-            answers=(*self.answers, option),
+            answers=(*self.answers, str(option)),
             evidence=self._evidence,
             weights=self._weights,
         )

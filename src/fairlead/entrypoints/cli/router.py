@@ -113,6 +113,9 @@ def train(
     present(outcome.report, as_json=json_)
     if outcome.is_refused:
         raise typer.Exit(1)
+    if outcome.report.verdict == "kept":
+        talk().print("there is nothing to write: no correction changes an answer")
+        return
     if not write and not json_ and sys.stdin.isatty() and sys.stderr.isatty():
         write = typer.confirm("answer with this from now on?", err=True)
     if write:
