@@ -11,6 +11,7 @@ import typer
 from fairlead.core.errors import UsageError
 from fairlead.entrypoints.cli import (
     serve_batch,
+    serve_container,
     serve_export,
     serve_keys,
     serve_rollout,
@@ -33,6 +34,7 @@ app.add_typer(serve_scale.app, name="scale")
 app.command("batch")(serve_batch.batch_command)
 app.add_typer(serve_keys.app, name="keys")
 app.add_typer(serve_export.app, name="export")
+app.command("container")(serve_container.container_command)
 
 _OPTIONS = {"name", "host", "http_port", "candidate_weight"}
 

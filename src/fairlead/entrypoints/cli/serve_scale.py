@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress
+from fairlead.entrypoints.cli.serve_container import manifests_command
 
 __all__ = ["app"]
 
@@ -14,6 +15,8 @@ app = typer.Typer(
     help="Find what a server can take, and how many replicas an SLO needs.",
     no_args_is_help=True,
 )
+
+app.command("manifests")(manifests_command)
 
 Model = Annotated[str | None, typer.Option(help="Name of the model behind a URL.")]
 Labels = Annotated[
