@@ -80,16 +80,19 @@ class Loader:
             return
         version.state, version.reason = "LOADING", ""
         try:
+            self._check_fits(name, version)
             await self._make_room(version.expected_bytes)
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, self._open, name, version)
             await self._make_room(0, but=version)
             if self._room() < 0:
-                self.retire(version)
+                await self._retire_and_release(version)
                 raise self._too_large(name, version)
         except BaseException as exc:
-            version.state, version.is_wanted = "UNAVAILABLE", False
+            version.state = "UNAVAILABLE"
             version.reason = str(exc) or type(exc).__name__
+            # What lacks memory now may find some later; what is broken stays so.
+            version.is_wanted = isinstance(exc, UnavailableError)
             raise
 
     def retire(self, version: Version) -> asyncio.Future[None]:
@@ -120,8 +123,9 @@ class Loader:
 
     def _too_large(self, name: str, version: Version) -> UnavailableError:
         limit = (self._limit or 0) / 2**20
+        needed = version.cost_bytes or version.bundle.size_bytes
         return UnavailableError(
-            f"version {version.id} of `{name}` takes {version.cost_bytes / 2**20:.0f} MB, which "
+            f"version {version.id} of `{name}` takes {needed / 2**20:.0f} MB, which "
             f"does not fit into the memory limit of {limit:.0f} MB beside the server itself",
             hint="raise --memory-limit-mb, or serve a smaller model (`fairlead optimize quantize`)",
         )
@@ -139,8 +143,21 @@ class Loader:
             victim = min(idle, key=lambda version: version.used)
             victim.reason = ON_DEMAND
             _log.info("unloading version %s for want of memory", victim.id)
-            await self.retire(victim)
-            await asyncio.get_running_loop().run_in_executor(None, release_memory)
+            await self._retire_and_release(victim)
+
+    async def _retire_and_release(self, version: Version) -> None:
+        await self.retire(version)
+        await asyncio.get_running_loop().run_in_executor(None, release_memory)
+
+    def _check_fits(self, name: str, version: Version) -> None:
+        """Refuse what would not fit even if everything else made room.
+
+        Raises:
+            UnavailableError: It would not.
+        """
+        needed = version.cost_bytes or version.bundle.size_bytes
+        if self._room() + sum(other.cost_bytes for other in self._loaded()) < needed:
+            raise self._too_large(name, version)
 
 
 def _gone(version: Version) -> None:

@@ -15,7 +15,7 @@ from fairlead.core.errors import OverloadedError
 from fairlead.core.ports import Array, StreamingRunner
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
-from fairlead.serve.inference.problems import describe, status_of
+from fairlead.serve.inference.problems import CLIENT_GONE, describe, status_of
 from fairlead.serve.inference.served import ServedRequest
 
 __all__ = ["is_streaming", "stream_answers"]
@@ -89,8 +89,8 @@ class _Stream:
             work = self._loop.run_in_executor(self._executor(), self._run, feeds)
             while (piece := await self._next()) is not None:
                 yield Answer(self._id, self._arm, self._chosen(piece))
-        except GeneratorExit:
-            self._note(feeds, n_rows, 499, "the client went away")
+        except (GeneratorExit, asyncio.CancelledError):
+            self._note(feeds, n_rows, CLIENT_GONE, "the client went away")
             raise
         except Exception as exc:
             self._note(feeds, n_rows, status_of(exc), describe(exc)[0])

@@ -1,12 +1,14 @@
 """Answers as server-sent events: one event per row, as soon as the row is there.
 
+A model that gives its answers piece by piece sends one event per piece instead.
+
 data: {"id":"r#0","model_name":"m","model_version":"1","outputs":[…]}
 
 event: error
 data: {"error":"…","hint":"…"}
 
 event: end
-data: {"rows":2}
+data: {"events":2}
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import field, json_bytes, problem_bytes
 from fairlead.serve.inference.openinference import InferMessage
 from fairlead.serve.inference.problems import describe
+from fairlead.serve.inference.streaming import is_streaming, stream_answers
 
 __all__ = ["Events"]
 
@@ -66,27 +69,34 @@ class Events:
     async def _stream(
         self, plane: Dataplane, exchange: Exchange, message: InferMessage, request: InferenceRequest
     ) -> None:
-        n_rows = 0
+        is_in_pieces = any(is_streaming(arm) for arm in plane.arms.values())
+        source = stream_answers(plane, request) if is_in_pieces else _by_row(plane, request)
+        n_sent = 0
         try:
-            async with aclosing(_by_row(plane, request)) as answers:
+            async with aclosing(source) as answers:
                 async for answer in answers:
-                    frames = self._inference.frames_of(answer.arm)
-                    if not n_rows:
+                    if not n_sent:
                         exchange.begin(200, _HEADERS)
-                    body, _ = frames.write(message, answer.id, answer.outputs)
-                    n_rows += 1
-                    if not exchange.push(b"data: %b\n\n" % body):
+                    n_sent += 1
+                    if not exchange.push(self._event(message, answer, is_in_pieces)):
                         await exchange.drained()
         except ConnectionResetError:
             return
         except Exception as exc:  # noqa: BLE001 (becomes the answer, or its last event)
-            if not n_rows:
+            if not n_sent:
                 self._inference.refuse(exchange, exc)
                 return
             exchange.push(b"event: error\ndata: %b\n\n" % problem_bytes(*describe(exc)))
         else:
-            exchange.push(b"event: end\ndata: %b\n\n" % json_bytes({"rows": n_rows}))
+            exchange.push(b"event: end\ndata: %b\n\n" % json_bytes({"events": n_sent}))
         exchange.finish()
+
+    def _event(self, message: InferMessage, answer: Answer, is_piece: bool) -> bytes:
+        if is_piece:
+            # A piece has the outputs that it adds to.
+            message = message._replace(outputs=dict.fromkeys(answer.outputs, False))
+        frames = self._inference.frames_of(answer.arm)
+        return b"data: %b\n\n" % frames.write(message, answer.id, answer.outputs)[0]
 
 
 async def _by_row(plane: Dataplane, request: InferenceRequest) -> AsyncGenerator[Answer, None]:
