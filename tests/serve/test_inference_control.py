@@ -9,7 +9,7 @@ import pytest
 
 from fairlead.backends.endpoint import EndpointClient
 from fairlead.core.endpoint import TrafficSplit
-from fairlead.core.errors import DataError, EndpointError, UsageError
+from fairlead.core.errors import DataError, UnauthenticatedError, UsageError
 from fairlead.serve.inference.traffic import Traffic
 
 X = np.array([[1.0, 2.0, -1.0, 0.5]], np.float32)
@@ -30,9 +30,9 @@ def arms_of(client, n):
 def test_control_needs_the_token(two_arms, token):
     with EndpointClient(two_arms.endpoint.url, "wines", token) as stranger:
         for call in (stranger.traffic, stranger.outcomes, stranger.describe):
-            with pytest.raises(EndpointError, match="401"):
+            with pytest.raises(UnauthenticatedError, match="401"):
                 call()
-        with pytest.raises(EndpointError, match="401"):
+        with pytest.raises(UnauthenticatedError, match="401"):
             stranger.set_traffic(TrafficSplit(weights={"baseline": 1.0}))
 
 

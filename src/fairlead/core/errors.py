@@ -22,6 +22,7 @@ FairleadError
 │   ├── ForbiddenError                 a known caller without the right
 │   └── RateLimitedError               a known caller that asks more often than it may
 ├── EndpointError (ConnectionError)    a server that cannot be reached, started or understood
+│   ├── DeadlineError (TimeoutError)   no answer within the time the caller gave
 │   ├── PortInUseError                 another process holds the port
 │   ├── OverloadedError                the server refused work to protect itself
 │   └── UnavailableError               a model that the server knows but does not hold now
@@ -188,6 +189,12 @@ class EndpointError(FairleadError, ConnectionError):
     """A server cannot be reached, started or understood."""
 
     code = "endpoint"
+
+
+class DeadlineError(EndpointError, TimeoutError):
+    """No answer came within the time that the caller gave."""
+
+    code = "deadline"
 
 
 class PortInUseError(EndpointError):

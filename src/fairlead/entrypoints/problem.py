@@ -45,6 +45,7 @@ PROBLEMS: dict[type[errors.FairleadError], Problem] = {
     errors.ForbiddenError: Problem(2, 403),
     errors.RateLimitedError: Problem(2, 429),
     errors.EndpointError: Problem(2, 502),
+    errors.DeadlineError: Problem(2, 504),
     errors.PortInUseError: Problem(2, 503),
     errors.OverloadedError: Problem(2, 503),
     errors.UnavailableError: Problem(2, 503),

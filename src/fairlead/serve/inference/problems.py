@@ -32,6 +32,7 @@ STATUSES: dict[type[errors.FairleadError], int] = {
     errors.ForbiddenError: 403,
     errors.RateLimitedError: 429,
     errors.EndpointError: 502,
+    errors.DeadlineError: 504,
     errors.PortInUseError: 503,
     errors.OverloadedError: 503,
     errors.UnavailableError: 503,

@@ -90,7 +90,8 @@ def score_with_ray(
         batch_size=chunk_rows,
         batch_format="pyarrow",
         num_cpus=order.threads,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        # From one upwards: on a small cluster, actors on every core would leave none to read with.
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
     )
     seen: dict[str, int] = {}
     for table in scored.iter_batches(batch_size=chunk_rows, batch_format="pyarrow"):
