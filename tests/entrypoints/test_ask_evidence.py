@@ -480,3 +480,17 @@ def test_sources_that_cannot_be_used_are_refused(here, words, says):
     assert says in done.stderr
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_measured_is_told_and_a_cause_only_where_it_counts(here, digits, chain):
+    baseline, folder = digits
+    rows = folder / "holdout.parquet"
+
+    fine = here("ask", POOR, "--model", baseline, "--data", rows, "--measure", check=0)
+    slow = here("ask", SLOW, "--model", chain[0].path, "--data", chain[1], "--measure", check=0)
+
+    assert "measured now: drifted_columns = 0" in fine.stderr
+    assert "does not settle it" in fine.stderr
+    assert "what decides" not in fine.stderr
+    assert "measured instead of asking: model_time_share" in slow.stdout
+    assert "what decides: " in slow.stderr

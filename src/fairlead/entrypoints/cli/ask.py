@@ -156,9 +156,16 @@ def _tell_measured(result: Consultation) -> None:
         if for_router([item]) or item.metric == "network_time_share":
             line = f"measured now: {item.metric} = {item.value:.4g} {item.unit} ({item.method})"
             talk().print(line, markup=False, soft_wrap=True)
-    causes = {f"{i.labels['cause']}: {i.labels['why']}" for i in result.taken if "why" in i.labels}
+    used = {reading.metric for reading in result.answer.evidence_used}
+    causes = {
+        f"{item.labels['cause']}: {item.labels['why']}"
+        for item in result.taken
+        if "why" in item.labels and item.metric in used
+    }
     for cause in causes:
         talk().print(f"what decides: {cause}", markup=False, soft_wrap=True)
+    if result.taken and result.answer.ambiguity is not None:
+        talk().print("what was measured does not settle it, so it is asked", markup=False)
 
 
 def _remember(result: Answer, label: Label | None) -> None:
