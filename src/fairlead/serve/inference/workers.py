@@ -122,9 +122,13 @@ class Supervisor:
             for place in self._places:
                 await self._start(place)
             watching = asyncio.create_task(self._watch())
-            await self._draining.wait()
-            watching.cancel()
+            told = asyncio.create_task(self._draining.wait())
+            await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
+            self._draining.set()
             await self._end_all()
+            if watching.done():
+                watching.result()  # It never ends by itself but with an error.
+            watching.cancel()
         finally:
             for place in self._places:
                 place.signal(signal.SIGKILL)
