@@ -1,21 +1,42 @@
-"""The last requests and what became of them, for rollouts that decide while the server runs."""
+"""The last requests and what became of them, for rollouts that decide while the server runs.
+
+What a request costs here is one tuple; columns are filled some hundred requests at a time. A
+hundred thousand outcomes take about ten megabytes.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.core.bundle import BundleManifest
 from fairlead.core.errors import FairleadError
 from fairlead.measure.quality import predicted
+from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.served import ServedRequest
 
 __all__ = ["OutcomeRing"]
 
 _MAX_PREDICTIONS = 1024
 _MAX_KEPT_BYTES = 1 << 16
+_MAX_LONG_BYTES = 16 << 20
+"""Memory for predictions of requests with several rows; the oldest are forgotten first."""
+_FOLD = 256
+
+
+class _Fresh(NamedTuple):
+    """An outcome that is not in its columns yet."""
+
+    id: str
+    arm: Arm
+    status: int
+    run_ms: float
+    total_ms: float
+    at: float
+    output: NDArray[Any] | None
 
 
 class OutcomeRing:
@@ -24,39 +45,43 @@ class OutcomeRing:
     def __init__(self, capacity: int = 100_000) -> None:
         """Remember up to `capacity` requests."""
         self._capacity = capacity
-        self._slots: list[tuple[Any, ...]] = []
         self._last = 0
+        self._fresh: list[_Fresh] = []
+        self._ids: list[str] = []
+        self._values: list[Any] = []
+        self._who: list[tuple[str, str]] = []
+        # Memory that was never written to is not taken from the machine.
+        self._arms = np.zeros(capacity, np.uint16)
+        self._statuses = np.zeros(capacity, np.uint16)
+        self._times = np.zeros((capacity, 3))
+        self._long: deque[tuple[int, int]] = deque()
+        self._long_bytes = 0
 
     def observe(self, requests: Sequence[ServedRequest]) -> None:
         """Remember requests, but for those that were only probes."""
+        fresh = self._fresh
         for served in requests:
-            self._remember(served)
-
-    def _remember(self, served: ServedRequest) -> None:
-        if served.is_probe:
-            return
-        self._last += 1
-        slot = (
-            self._last,
-            served.id,
-            served.arm.name,
-            served.arm.version,
-            served.status,
-            served.run_ms,
-            served.total_ms,
-            _kept(served),
-            served.at,
-        )
-        if len(self._slots) < self._capacity:
-            self._slots.append(slot)
-        else:
-            self._slots[(self._last - 1) % self._capacity] = slot
+            if not served.is_probe:
+                fresh.append(
+                    _Fresh(
+                        served.id,
+                        served.arm,
+                        served.status,
+                        served.run_ms,
+                        served.total_ms,
+                        served.at,
+                        _kept(served),
+                    )
+                )
+        if len(fresh) >= _FOLD:
+            self._fold()
 
     def read(self, after: int, limit: int) -> dict[str, Any]:
         """Return up to `limit` outcomes whose number is greater than `after`, as JSON.
 
         `next` is the number to go on from, `missed` how many were forgotten in between.
         """
+        self._fold()
         oldest = max(1, self._last - self._capacity + 1)
         first = max(after + 1, oldest)
         last = min(self._last, first + limit - 1)
@@ -68,37 +93,103 @@ class OutcomeRing:
         }
 
     def _document(self, seq: int) -> dict[str, Any]:
-        slot = self._slots[(seq - 1) % self._capacity]
-        _, request_id, arm, version, status, run_ms, total_ms, kept, at = slot
-        values = None if kept is None else _predictions(*kept)
+        place = (seq - 1) % self._capacity
+        arm, version = self._who[self._arms[place]]
+        run_ms, total_ms, at = self._times[place].tolist()
+        value = self._values[place]
         return {
             "seq": seq,
-            "id": request_id,
+            "id": self._ids[place],
             "arm": arm,
             "version": version,
-            "status": status,
+            "status": int(self._statuses[place]),
             "run_ms": run_ms,
             "total_ms": total_ms,
-            "prediction": values[0] if values is not None and len(values) == 1 else values,
+            "prediction": value.tolist() if isinstance(value, np.ndarray) else value,
             "at": at,
         }
 
+    def _fold(self) -> None:
+        """Move the fresh outcomes into their columns."""
+        fresh, self._fresh = self._fresh, []
+        if not fresh:
+            return
+        if len(fresh) > self._capacity:
+            self._last += len(fresh) - self._capacity
+            fresh = fresh[-self._capacity :]
+        places = (self._last + np.arange(len(fresh))) % self._capacity
+        self._arms[places] = [self._number(item.arm) for item in fresh]
+        self._statuses[places] = [item.status for item in fresh]
+        self._times[places] = [(item.run_ms, item.total_ms, item.at) for item in fresh]
+        for item, value, place in zip(fresh, _values(fresh), places.tolist(), strict=True):
+            self._last += 1
+            if place >= len(self._ids):
+                missing = place + 1 - len(self._ids)
+                self._ids.extend([""] * missing)
+                self._values.extend([None] * missing)
+            self._ids[place], self._values[place] = item.id, value
+            if isinstance(value, np.ndarray):
+                self._keep_long(value)
 
-def _kept(served: ServedRequest) -> tuple[BundleManifest, NDArray[Any]] | None:
-    """Keep the output that holds the prediction; most outcomes are never read."""
-    manifest = served.arm.bundle.manifest
-    if served.outputs is None or manifest.prediction_output not in served.outputs:
+    def _keep_long(self, value: NDArray[Any]) -> None:
+        self._long.append((self._last, value.nbytes))
+        self._long_bytes += value.nbytes
+        while self._long_bytes > _MAX_LONG_BYTES:
+            seq, size = self._long.popleft()
+            self._long_bytes -= size
+            if seq > self._last - self._capacity:
+                self._values[(seq - 1) % self._capacity] = None
+
+    def _number(self, arm: Arm) -> int:
+        who = (arm.name, arm.version)
+        if who not in self._who:
+            self._who.append(who)
+        return self._who.index(who)
+
+
+def _kept(served: ServedRequest) -> NDArray[Any] | None:
+    """Return the output that holds the prediction."""
+    outputs = served.outputs
+    if outputs is None:
         return None
-    output = served.outputs[manifest.prediction_output]
-    if output.ndim and output.nbytes > _MAX_KEPT_BYTES:
+    output = outputs.get(served.arm.bundle.manifest.prediction_output)
+    if output is None or output.ndim == 0:
+        return None
+    if output.nbytes > _MAX_KEPT_BYTES:
         output = output[:_MAX_PREDICTIONS].copy()
-    return manifest, output
+    return output
 
 
-def _predictions(manifest: BundleManifest, output: NDArray[Any]) -> list[Any] | None:
+def _values(fresh: Sequence[_Fresh]) -> list[Any]:
+    """Return the prediction of each outcome: one value, an array for several rows, or None."""
+    values: list[Any] = [None] * len(fresh)
+    groups: dict[Arm, list[int]] = {}
+    for place, item in enumerate(fresh):
+        if item.output is not None:
+            groups.setdefault(item.arm, []).append(place)
+    for arm, places in groups.items():
+        outputs = [output for p in places if (output := fresh[p].output) is not None]
+        found = _predicted(arm, outputs)
+        for place, value in zip(places, found, strict=True):
+            values[place] = value
+    return values
+
+
+def _predicted(arm: Arm, outputs: list[NDArray[Any]]) -> list[Any]:
+    manifest = arm.bundle.manifest
     try:
-        found = predicted(manifest, {manifest.prediction_output: output[:_MAX_PREDICTIONS]})
+        joined = np.concatenate([output[:_MAX_PREDICTIONS] for output in outputs])
+        found = predicted(manifest, {manifest.prediction_output: joined})
     except (FairleadError, ValueError, TypeError, IndexError):
+        if len(outputs) > 1:
+            return [value for output in outputs for value in _predicted(arm, [output])]
         # A model of another kind has no single prediction per row.
-        return None
-    return list(found.tolist())
+        return [None]
+    ends = np.cumsum([min(len(output), _MAX_PREDICTIONS) for output in outputs]).tolist()
+    starts = [0, *ends[:-1]]
+    return [
+        found[start].item() if end - start == 1 and found.dtype.kind != "O"
+        else found[start] if end - start == 1
+        else found[start:end].copy()
+        for start, end in zip(starts, ends, strict=True)
+    ]  # fmt: skip
