@@ -107,3 +107,56 @@ def test_a_module_that_takes_other_shapes_is_an_error(tmp_path, monkeypatch):
     name = module_file(tmp_path, monkeypatch, "def make():\n    return torch.nn.Linear(9, 2)\n")
     with pytest.raises(ModelError, match="cannot be exported"):
         packed(tmp_path, f"{name}:make", iris_data())
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("script")
+    module = layers().eval()
+    torch.jit.trace(module, torch.zeros(2, 4)).save(str(folder / "model.pt"))
+    return folder / "model.pt", module
+
+
+def test_torchscript_is_run_by_torch_and_needs_trust(tmp_path, scripted):
+    path, module = scripted
+    with pytest.raises(UntrustedError, match="run code"):
+        packed(tmp_path, path, iris_data())
+    bundle = packed(tmp_path, path, iris_data(), trust=True).noun
+    assert (bundle.manifest.kind, bundle.manifest.model_file) == ("pyfunc", "model.pt")
+    with pytest.raises(UntrustedError):
+        open_runner(bundle)
+    runner = open_runner(bundle, trust=True)
+    rows = iris()[0][:5].astype(np.float32)
+    expected = module(torch.from_numpy(rows)).detach().numpy()
+    np.testing.assert_allclose(runner.run({"input": rows})["output"], expected, atol=1e-6)
+    runner.close()
+    lines = (bundle.path / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("torch==") and "+" not in line for line in lines)
+
+
+def test_an_export_that_onnx_cannot_express_is_run_by_torch(tmp_path):
+    class Sorted(torch.nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x.unsqueeze(2) * x.unsqueeze(1) + torch.eye(4)).real
+
+    example = (torch.rand(3, 4),)
+    free = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Sorted().eval(), example, dynamic_shapes=free)
+    torch.export.save(program, str(tmp_path / "model.pt2"))
+    outcome = packed(tmp_path, tmp_path / "model.pt2", iris_data(), trust=True)
+    bundle = outcome.noun
+    assert (bundle.manifest.kind, bundle.manifest.model_file) == ("pyfunc", "model.pt2")
+    assert any("torch runs it" in finding.text.lower() or "Torch runs it" in finding.text
+               for finding in outcome.report.findings)  # fmt: skip
+    runner = open_runner(bundle, trust=True)
+    rows = iris()[0][:3].astype(np.float32)
+    found = runner.run({bundle.signature.inputs[0].name: rows})["output"]
+    expected = Sorted()(torch.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), atol=1e-3)
+    runner.close()
+
+
+def test_a_plain_checkpoint_stays_refused(tmp_path):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match="pickle"):
+        packed(tmp_path, tmp_path / "weights.pt", iris_data(), trust=True)

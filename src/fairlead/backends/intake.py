@@ -16,7 +16,12 @@ from fairlead.backends.onnx_models import convert_onnx
 from fairlead.backends.python_models import convert_python, is_model_code
 from fairlead.backends.runners import open_runner
 from fairlead.backends.sklearn_models import convert_estimator, convert_skops, is_estimator
-from fairlead.backends.torch_models import convert_module, convert_torch_export, is_module
+from fairlead.backends.torch_models import (
+    convert_module,
+    convert_torch_export,
+    convert_torchscript,
+    is_module,
+)
 from fairlead.core.artifact import Artifact
 from fairlead.core.bundle import Bundle, copy_model_files
 from fairlead.core.dataset import Dataset
@@ -79,6 +84,8 @@ def _from_file(
         return convert_skops(path, dataset, work, trust=trust, features=features)
     if kind == "torch-export":
         return convert_torch_export(path, dataset, work, trust=trust, features=features)
+    if kind == "torchscript":
+        return convert_torchscript(path, dataset, trust=trust, features=features)
     converters: dict[str, Callable[..., Converted]] = {
         "onnx": convert_onnx,
         "xgboost": convert_xgboost,

@@ -1,7 +1,7 @@
 """Models that ONNX cannot express, executed by the library they come from.
 
-None of these formats runs code when it is loaded: skops files are audited first, and the boosters'
-files hold numbers only.
+Loading them runs no code unasked: skops files are audited first, the boosters' files hold numbers
+only, and torch programs need trust.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fairlead.backends.skops import load_skops
+from fairlead.backends.torch_runner import TORCH_SUFFIXES, TorchRunner, load_torch
 from fairlead.core.dataset import Array
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
@@ -48,10 +49,13 @@ def open_native(file: Path, signature: Signature, *, trust: bool = False) -> Any
     """Load a model file without MLflow and without pickle; None when it is of another format.
 
     Raises:
-        UntrustedError: It is a skops file with types that may run code, and `trust` is off.
+        UntrustedError: It is a skops file with types that may run code, or a torch program, and
+            `trust` is off.
         ModelError: It cannot be loaded.
     """
     suffix = file.suffix.lower()
+    if suffix in TORCH_SUFFIXES:
+        return TorchRunner(load_torch(file, trust=trust), signature)
     if suffix == ".skops":
         return EstimatorRunner(load_skops(file, trust=trust), signature)
     if suffix in _BOOSTERS:

@@ -8,7 +8,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-import fairlead
+from fairlead.core import version
 from fairlead.core.version import __version__
 
 __all__ = ["name_of", "own_requirements", "write_own_wheel"]
@@ -27,7 +27,7 @@ def write_own_wheel(folder: Path, code: Path | None = None) -> Path:
     Returns:
         The file.
     """
-    root = code or Path(fairlead.__file__).parent
+    root = code or Path(version.__file__).parents[1]
     about = f"fairlead-{__version__}.dist-info"
     files = {
         f"fairlead/{path.relative_to(root).as_posix()}": path.read_bytes()

@@ -22,11 +22,12 @@ from fairlead.backends.python_runner import (
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import ConflictError, ModelError, NotFoundError
 from fairlead.core.files import translated_os_errors, user_path
+from fairlead.core.ports import Runner
 from fairlead.core.signature import Signature, TensorSpec
 from fairlead.core.version import __version__
 from fairlead.measure.features import choose_features, named_features
 
-__all__ = ["PYFUNC_FLAVOR", "convert_python", "is_model_code"]
+__all__ = ["PYFUNC_FLAVOR", "convert_python", "is_model_code", "tried_outputs"]
 
 PYFUNC_FLAVOR = {
     "python_function": {
@@ -212,16 +213,35 @@ def _outputs(
     declared = getattr(made.target, "outputs", None)
     if declared:
         return _declared(declared, made.target)
-    blind = Signature(inputs=inputs, outputs=())
-    feeds = bind(dataset.take(slice(0, max(_TRIED_ROWS))), blind, feature_columns=columns)
-    runner = PythonRunner(made, blind)
+    return tried_outputs(
+        PythonRunner(made, Signature(inputs=inputs, outputs=())), columns, dataset, made.name
+    )
+
+
+def tried_outputs(
+    runner: Runner, columns: tuple[str, ...], dataset: Dataset, owner: str
+) -> tuple[TensorSpec, ...]:
+    """Find out what a model gives by asking it with batches of several sizes.
+
+    Args:
+        runner: The model, whose signature knows the inputs alone.
+        columns: Columns of a single stacked input.
+        dataset: Rows to ask with.
+        owner: Name of the model, for messages.
+
+    Raises:
+        ModelError: It fails, or gives other dtypes or ranks for other batches.
+    """
+    signature = runner.signature
+    rows = dataset.take(slice(0, max(_TRIED_ROWS)))
+    feeds = bind(rows, signature, feature_columns=columns)
+    batches = [{n: a[:count] for n, a in feeds.items()} for count in _TRIED_ROWS]
+    batches.append({spec.name: _shortened(feeds[spec.name], spec) for spec in signature.inputs})
     found: dict[str, TensorSpec] = {}
-    batches = [{n: a[:rows] for n, a in feeds.items()} for rows in _TRIED_ROWS]
-    batches.append({spec.name: _shortened(feeds[spec.name], spec) for spec in inputs})
     for batch in batches:
         for name, array in runner.run(batch).items():
             spec = output_spec(name, array)
-            found[name] = _merged(found.get(name, spec), spec, made.name)
+            found[name] = _merged(found.get(name, spec), spec, owner)
     return tuple(found.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from fairlead.backends.converted import Converted
+from fairlead.backends.converted import Converted, versions_of
 from fairlead.backends.onnx_models import finish_onnx, read_onnx
 from fairlead.backends.onnxruntime import OnnxRunner
+from fairlead.backends.python_models import PYFUNC_FLAVOR, tried_outputs
+from fairlead.backends.torch_runner import TorchRunner, load_torch
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import ModelError, UntrustedError
 from fairlead.core.extras import requires
 from fairlead.core.files import translated_os_errors
 from fairlead.core.signature import Signature, TensorSpec
+from fairlead.core.version import __version__
 from fairlead.measure.agreement import Agreement, Answers, agreement_of
 from fairlead.measure.features import choose_features
 from fairlead.measure.quality import run_batches
 
-__all__ = ["convert_module", "convert_torch_export", "is_module"]
+__all__ = ["convert_module", "convert_torch_export", "convert_torchscript", "is_module"]
 
 _NEEDED_BY = "packing a torch module"
 _COMPARED_ROWS = 512
@@ -67,7 +71,63 @@ def convert_torch_export(
     names = tuple(program.graph_signature.user_inputs)
     values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
     specs = tuple(_spec_of(name, values[name]) for name in names if name in values)
-    return _export(program, program.module(), specs, dataset, work, features)
+    try:
+        return _export(program, program.module(), specs, dataset, work, features)
+    except ModelError as exc:
+        return _kept(path, specs, dataset, features, note=f"torch runs it: {exc.message}")
+
+
+def convert_torchscript(
+    path: Path, dataset: Dataset, *, trust: bool = False, features: Sequence[str] = ()
+) -> Converted:
+    """Take in a module that `torch.jit.save` wrote; torch itself will run it.
+
+    Raises:
+        UntrustedError: `trust` is off; TorchScript is code.
+        ModelError: It cannot be read, or fails on the rows.
+        DataError: The columns do not fit the model.
+        MissingExtraError: torch is not installed.
+    """
+    module = load_torch(path, trust=trust)
+    taken = [a.name for a in module.forward.schema.arguments[1:] if not a.has_default_value()]
+    specs = _taken_specs(taken, dataset, features)
+    note = "TorchScript cannot be exported to ONNX any more, so torch runs it"
+    return _kept(path, specs, dataset, features, note=note)
+
+
+def _kept(
+    path: Path,
+    specs: tuple[TensorSpec, ...],
+    dataset: Dataset,
+    features: Sequence[str],
+    *,
+    note: str,
+) -> Converted:
+    """Keep a program as it is, to be run by torch."""
+    module = load_torch(path, trust=True)
+    blind = Signature(inputs=specs, outputs=())
+    columns, notes = choose_features(dataset, blind, features)
+    runner = TorchRunner(module, blind)
+    outputs = tried_outputs(runner, columns, dataset, path.name)
+    file = f"model{path.suffix}"
+
+    def fill(folder: Path) -> None:
+        shutil.copyfile(path, folder / file)
+
+    packages = versions_of("torch", "numpy")
+    torch_version = packages.get("torch", "").partition("+")[0]
+    return Converted(
+        kind="pyfunc",
+        model_file=file,
+        fill=fill,
+        runner=TorchRunner(module, Signature(inputs=specs, outputs=outputs)),
+        feature_columns=columns,
+        notes=(*notes, note),
+        packages=packages,
+        requirements=(f"fairlead=={__version__}", f"torch=={torch_version}"),
+        flavors=PYFUNC_FLAVOR,
+        needs_trust=True,
+    )
 
 
 def convert_module(
@@ -93,14 +153,20 @@ def convert_module(
         for name, parameter in inspect.signature(module.forward).parameters.items()
         if parameter.default is inspect.Parameter.empty
     ]
-    if taken and all(name in dataset.columns for name in taken):
-        specs = tuple(_column_spec(name, dataset.columns[name]) for name in taken)
-    else:
-        columns, _ = choose_features(dataset, _stacked((-1, -1)), features)
-        parts = [dataset.columns[name] for name in columns]
-        shape = parts[0].shape[1:] if len(parts) == 1 and parts[0].ndim > 1 else (len(parts),)
-        specs = _stacked((-1, *shape)).inputs
+    specs = _taken_specs(taken, dataset, features)
     return _export(None, module, specs, dataset, work, features)
+
+
+def _taken_specs(
+    taken: Sequence[str], dataset: Dataset, features: Sequence[str]
+) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a module by the names of its arguments and the columns of the rows."""
+    if taken and all(name in dataset.columns for name in taken):
+        return tuple(_column_spec(name, dataset.columns[name]) for name in taken)
+    columns, _ = choose_features(dataset, _stacked((-1, -1)), features)
+    parts = [dataset.columns[name] for name in columns]
+    shape = parts[0].shape[1:] if len(parts) == 1 and parts[0].ndim > 1 else (len(parts),)
+    return _stacked((-1, *shape)).inputs
 
 
 def _stacked(shape: tuple[int, ...]) -> Signature:

@@ -18,6 +18,7 @@ ArtifactFormat = Literal[
     "xgboost",
     "lightgbm",
     "torch-export",
+    "torchscript",
     "import-string",
     "mlflow",
     "bundle",
@@ -37,8 +38,8 @@ _BUNDLE_FILES = ("bundle.json", "digests.json")
 _PICKLES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".dill"}
 _FORMATS_HINT = (
     "give .onnx, .skops, an XGBoost file (.ubj, .json, .xgb), a LightGBM file (.txt, .lgb), "
-    "a torch export (.pt2), an MLflow model directory, a bundle, module:attribute, "
-    "file.py:attribute, or an ensemble (.toml)"
+    "a torch export (.pt2), TorchScript (.pt), an MLflow model directory, a bundle, "
+    "module:attribute, file.py:attribute, or an ensemble (.toml)"
 )
 
 
@@ -134,6 +135,8 @@ def _detect(reference: str, path: Path) -> ArtifactFormat:
         return "xgboost"
     if suffix == ".txt" and head.startswith(b"tree"):
         return "lightgbm"
+    if suffix == ".pt" and _is_torchscript(path):
+        return "torchscript"
     if suffix in _PICKLES or head[:1] == b"\x80" or _is_torch_zip(path):
         raise ModelError(
             f"{reference} is a pickle, which can run any code when it is loaded",
@@ -143,6 +146,16 @@ def _detect(reference: str, path: Path) -> ArtifactFormat:
         f"the format of {reference} is not known: suffix {suffix or 'none'}, "
         f"first bytes {head[:8]!r}",
         hint=_FORMATS_HINT,
+    )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return any("/code/" in name for name in names) and any(
+        name.endswith("constants.pkl") for name in names
     )
 
 
