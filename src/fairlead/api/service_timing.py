@@ -115,12 +115,12 @@ def _paired(
 ) -> RequestTimes | None:
     """Put the two ends of each request together; without an inside view, use its means.
 
-    The slower half of our own requests is left out: what other programs on this machine add comes
-    and goes, what the service adds is in every request.
+    Only the quickest quarter of our own requests counts: what other programs on this machine add
+    comes and goes, what the service adds is in every request.
     """
     both = sorted((name for name in seen if name in known), key=seen.__getitem__)
     if len(both) >= _FEWEST:
-        both = both[: max(_FEWEST, len(both) // 2)]
+        both = both[: max(_FEWEST, len(both) // 4)]
         inside = [known[name] for name in both]
         return _times(inside, meters.queue_ms, [seen[name] for name in both])
     if meters.run_ms is None or meters.total_ms is None:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,8 @@ from typer.exceptions import TyperException
 from fairlead import __version__
 from fairlead.core.errors import FairleadError
 from fairlead.core.files import refused_by_system
-from fairlead.entrypoints.cli import front
+from fairlead.entrypoints.cli.ask import ask_command
+from fairlead.entrypoints.cli.front import plan_command, run_command
 from fairlead.entrypoints.cli.mcp import mcp_command
 from fairlead.entrypoints.cli.pack import pack_command
 from fairlead.entrypoints.problem import problem_of
@@ -36,8 +37,14 @@ _LONGEST = 1200
 
 _GROUPS: Final = ("demo", "guides", "router", "optimize", "serve", "mlops", "observe")
 """Modules beside this one that hold a group of commands."""
-_SINGLE: Final = frozenset({"ask", "plan", "run", "pack", "mcp"})
-"""Commands at the root; to run one, no group has to be built."""
+_SINGLE: Final[dict[str, Callable[..., None]]] = {
+    "ask": ask_command,
+    "plan": plan_command,
+    "run": run_command,
+    "pack": pack_command,
+    "mcp": mcp_command,
+}
+"""Commands at the root."""
 
 
 def _version(is_asked: bool) -> None:
@@ -70,14 +77,13 @@ def build_app(words: Sequence[str] = ()) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(root)
-    front.register(app)
-    app.command("pack")(pack_command)
-    app.command("mcp")(mcp_command)
-    first = words[0] if words else ""
-    needed = () if first in _SINGLE else (first,) if first in _GROUPS else _GROUPS
-    for group in needed:
-        module = import_module(f"fairlead.entrypoints.cli.{group}")
-        app.add_typer(module.app, name=group)
+    known = (*_SINGLE, *_GROUPS)
+    for name in words[:1] if words and words[0] in known else known:
+        if name in _SINGLE:
+            app.command(name)(_SINGLE[name])
+        else:
+            module = import_module(f"fairlead.entrypoints.cli.{name}")
+            app.add_typer(module.app, name=name)
     return app
 
 

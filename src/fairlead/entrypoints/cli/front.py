@@ -1,4 +1,4 @@
-"""`fairlead ask`, `plan` and `run`: the front door."""
+"""`fairlead plan` and `run`: from a problem to steps, and through them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from typing import Annotated
 import typer
 
 from fairlead.core.errors import PlanError
-from fairlead.entrypoints.cli.ask import Answers, Given, ask_command, converse
+from fairlead.entrypoints.cli.ask import Answers, Given, converse
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
 
-__all__ = ["register"]
+__all__ = ["plan_command", "run_command"]
 
 Text = Annotated[str, typer.Argument(help="The problem in your own words.", show_default=False)]
-
-
-def register(app: typer.Typer) -> None:
-    """Put the commands on the root of the command line."""
-    app.command("ask")(ask_command)
-    app.command("plan")(plan_command)
-    app.command("run")(run_command)
 
 
 def plan_command(
