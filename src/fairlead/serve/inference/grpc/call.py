@@ -148,13 +148,15 @@ class Call:
     def respond(self, message: bytes) -> None:
         """Answer with one message, and end well."""
         if not self.is_over:
-            self._connection.send_whole(self, message)
+            self._connection.sender.send_whole(self, message)
             self._conclude(200)
 
     def send(self, message: bytes) -> None:
         """Send one of several messages."""
         if not self.is_over:
-            self._connection.send_piece(self, b"\0" + len(message).to_bytes(4, "big") + message)
+            self._connection.sender.send_piece(
+                self, b"\0" + len(message).to_bytes(4, "big") + message
+            )
 
     async def ready(self) -> None:
         """Wait until the client has read enough for further messages."""
@@ -206,7 +208,7 @@ class Call:
         if self.is_over or self.last is not None:
             return
         self.on_gone = None
-        self._connection.send_end(self, fields if self.is_begun else BEGIN + fields)
+        self._connection.sender.send_end(self, fields if self.is_begun else BEGIN + fields)
 
     def _split(self) -> None:
         """Take whole messages out of what has arrived."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from fairlead.serve.inference.grpc.call import BEGIN, END, Call, OnMessage, end_frame, refusal
+from fairlead.serve.inference.grpc.call import Call, OnMessage, end_frame, refusal
 from fairlead.serve.inference.grpc.call_head import CallHead
 from fairlead.serve.inference.grpc.frames import (
     ACK,
@@ -38,13 +38,13 @@ from fairlead.serve.inference.grpc.frames import (
     Setting,
     StreamFaultError,
     frame,
-    frame_head,
     read_settings,
     settings_frame,
     without_padding,
 )
 from fairlead.serve.inference.grpc.header_blocks import HeaderDecoder, HeaderError
 from fairlead.serve.inference.grpc.limits import GrpcLimits
+from fairlead.serve.inference.grpc.sender import Sender
 from fairlead.serve.inference.grpc.status import CallError, Code
 
 __all__ = ["Begin", "Connection"]
@@ -58,8 +58,6 @@ _FRAME_BYTES = 1 << 18
 _STREAM_WINDOW = 1 << 20
 _CONNECTION_WINDOW = 1 << 24
 _FIRST_WINDOW = 65535
-_BEGIN_FRAME_SIZE = len(BEGIN)
-_WHOLE_OVERHEAD = 5
 
 
 class Connection(asyncio.Protocol):
@@ -76,6 +74,7 @@ class Connection(asyncio.Protocol):
         self.limits = limits
         self.peer = ""
         self.certificate_subject: str | None = None
+        self.sender = Sender(self._drop)
         self._begin = begin
         self._open_ones = open_ones
         self._calls: dict[int, Call] = {}
@@ -84,12 +83,8 @@ class Connection(asyncio.Protocol):
         self._is_greeted = self._is_settled = self._is_leaving = False
         self._last = 0
         self._block: tuple[int, int, bytes] | None = None
-        self._window = self._their_window = _FIRST_WINDOW
-        self._their_frame_bytes = 1 << 14
         self._unacknowledged = 0
         self._nuisance = 0
-        self._out: list[bytes] = []
-        self._is_flushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._touched = time.perf_counter()
         self._paused_at: float | None = None
@@ -112,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = self.sender.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
         self.certificate_subject = _common_name(transport.get_extra_info("peercert"))
@@ -126,14 +121,16 @@ class Connection(asyncio.Protocol):
             Setting.MAX_FRAME_SIZE: _FRAME_BYTES,
             Setting.MAX_HEADER_LIST_SIZE: self.limits.max_header_bytes,
         }
-        self._write(settings_frame(settings) + _window_frame(0, _CONNECTION_WINDOW - _FIRST_WINDOW))
+        self.sender.write(
+            settings_frame(settings) + _window_frame(0, _CONNECTION_WINDOW - _FIRST_WINDOW)
+        )
         self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (Protocol)
         """Forget the calls."""
         self._open_ones.discard(self)
         self._is_leaving = True
-        self._transport = None
+        self._transport = self.sender.transport = None
         if self._timer is not None:
             self._timer.cancel()
         calls, self._calls = self._calls, {}
@@ -164,55 +161,18 @@ class Connection(asyncio.Protocol):
 
     # What calls ask for.
 
-    def send_whole(self, call: Call, message: bytes) -> None:
-        """Send begin, message and end of an answer at once, where the windows allow it."""
-        size = len(message) + _WHOLE_OVERHEAD
-        fits = size <= min(self._window, call.window, self._their_frame_bytes)
-        if not fits or call.is_begun:
-            self.send_piece(call, b"\0" + len(message).to_bytes(4, "big") + message)
-            self.send_end(call, END)
-            return
-        self._window -= size
-        number = call.id
-        self._write(
-            b"%b%b%b\0%b%b%b%b"
-            % (
-                frame_head(_BEGIN_FRAME_SIZE, HEADERS, END_HEADERS, number),
-                BEGIN,
-                frame_head(size, DATA, 0, number),
-                len(message).to_bytes(4, "big"),
-                message,
-                frame_head(len(END), HEADERS, END_HEADERS | END_STREAM, number),
-                END,
-            )
-        )
-        self._drop(call)
-
-    def send_piece(self, call: Call, data: bytes) -> None:
-        """Send a part of an answer, as soon as the windows allow it."""
-        if not call.is_begun:
-            call.is_begun = True
-            self._write(frame(HEADERS, END_HEADERS, call.id, BEGIN))
-        call.unsent.append(data)
-        self._pump(call)
-
-    def send_end(self, call: Call, fields: bytes) -> None:
-        """End a call once everything of it is sent."""
-        call.last = fields
-        self._pump(call)
-
     def acknowledge(self, call: Call, size: int) -> None:
         """Let the client send so much more on a call."""
         call.unacknowledged += size
         if call.unacknowledged > _STREAM_WINDOW // 2 and not call.is_complete and not call.is_over:
-            self._write(_window_frame(call.id, call.unacknowledged))
+            self.sender.write(_window_frame(call.id, call.unacknowledged))
             call.unacknowledged = 0
 
     def drain(self) -> None:
         """Take no further calls, and close once those there are have ended."""
         if not self._is_leaving:
             self._is_leaving = True
-            self._write(frame(GOAWAY, 0, 0, _goaway(self._last, Fault.NO_ERROR)))
+            self.sender.write(frame(GOAWAY, 0, 0, _goaway(self._last, Fault.NO_ERROR)))
         self._close_if_done()
 
     @property
@@ -268,32 +228,35 @@ class Connection(asyncio.Protocol):
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
-        self._unacknowledged += size
-        if self._unacknowledged > _CONNECTION_WINDOW:
-            raise ConnectionFaultError(Fault.FLOW_CONTROL_ERROR, "more data than the window allows")
-        if self._unacknowledged > _CONNECTION_WINDOW // 2:
-            self._write(_window_frame(0, self._unacknowledged))
-            self._unacknowledged = 0
+        self._count_data(size)
         if flags & PADDED:
             payload = without_padding(payload, PADDED)
-        if not size and not flags & END_STREAM:
-            self._annoy()
+        is_end = bool(flags & END_STREAM)
         call = self._calls.get(number)
-        if call is None:
+        if call is None or not (size or is_end):
             self._check_used(number)
             self._annoy()
+        if call is None:
             return
         if call.is_complete:
             raise StreamFaultError(Fault.STREAM_CLOSED)
         call.touched = self._touched
         try:
-            call.receive(payload, is_end=bool(flags & END_STREAM))
+            call.receive(payload, is_end=is_end)
         except CallError as exc:
             call.fail(exc)
             return
-        if call.on_message is not None and not call.is_complete:
+        if call.on_message is not None and not is_end:
             self.acknowledge(call, size)
             self._check_buffered(call)
+
+    def _count_data(self, size: int) -> None:
+        self._unacknowledged += size
+        if self._unacknowledged > _CONNECTION_WINDOW:
+            raise ConnectionFaultError(Fault.FLOW_CONTROL_ERROR, "more data than the window allows")
+        if self._unacknowledged > _CONNECTION_WINDOW // 2:
+            self.sender.write(_window_frame(0, self._unacknowledged))
+            self._unacknowledged = 0
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if not number & 1:
@@ -341,11 +304,11 @@ class Connection(asyncio.Protocol):
 
     def _open(self, number: int, head: CallHead, *, is_end: bool) -> None:
         if head.http_status != 200:
-            self._write(end_frame(number, refusal(head.http_status)))
+            self.sender.write(end_frame(number, refusal(head.http_status)))
             if not is_end:
-                self._write(_reset_frame(number, Fault.NO_ERROR))
+                self.sender.write(_reset_frame(number, Fault.NO_ERROR))
             return
-        call = self._calls[number] = Call(self, number, head, self._their_window)
+        call = self._calls[number] = Call(self, number, head, self.sender.their_window)
         try:
             call.on_message = self._begin(call)
         except CallError as exc:
@@ -390,12 +353,12 @@ class Connection(asyncio.Protocol):
         self._annoy()
         for name, value in read_settings(payload):
             if name == Setting.INITIAL_WINDOW_SIZE:
-                change, self._their_window = value - self._their_window, value
+                change, self.sender.their_window = value - self.sender.their_window, value
                 for call in list(self._calls.values()):
-                    self._widen(call, change)
+                    self.sender.widen(call, change)
             elif name == Setting.MAX_FRAME_SIZE:
-                self._their_frame_bytes = value
-        self._write(frame(SETTINGS, ACK, 0))
+                self.sender.their_frame_bytes = value
+        self.sender.write(frame(SETTINGS, ACK, 0))
 
     def _on_promise(self, flags: int, number: int, payload: bytes) -> None:  # noqa: ARG002
         raise ConnectionFaultError(Fault.PROTOCOL_ERROR, "a client pushes nothing")
@@ -407,7 +370,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFaultError(Fault.FRAME_SIZE_ERROR, "a ping of a wrong size")
         if not flags & ACK:
             self._annoy()
-            self._write(frame(PING, ACK, 0, payload))
+            self.sender.write(frame(PING, ACK, 0, payload))
 
     def _on_goaway(self, flags: int, number: int, payload: bytes) -> None:  # noqa: ARG002
         if number:
@@ -425,42 +388,13 @@ class Connection(asyncio.Protocol):
             if change == 0:
                 raise StreamFaultError(Fault.PROTOCOL_ERROR)
             if call is not None:
-                self._widen(call, change)
+                self.sender.widen(call, change)
             return
-        self._window += change
-        if change == 0 or self._window > MAX_WINDOW:
+        self.sender.window += change
+        if change == 0 or self.sender.window > MAX_WINDOW:
             raise ConnectionFaultError(Fault.FLOW_CONTROL_ERROR, "the window is out of range")
         for call in list(self._calls.values()):
-            self._pump(call)
-
-    # Sending.
-
-    def _widen(self, call: Call, change: int) -> None:
-        call.window += change
-        if call.window > MAX_WINDOW:
-            raise StreamFaultError(Fault.FLOW_CONTROL_ERROR)
-        self._pump(call)
-
-    def _pump(self, call: Call) -> None:
-        """Send of a call what the windows allow."""
-        unsent = call.unsent
-        had_unsent = bool(unsent)
-        while unsent:
-            room = min(self._window, call.window, self._their_frame_bytes)
-            if room <= 0:
-                return
-            data = unsent.popleft()
-            if len(data) > room:
-                unsent.appendleft(data[room:])
-                data = data[:room]
-            self._window -= len(data)
-            call.window -= len(data)
-            self._write(frame(DATA, 0, call.id, data))
-        if had_unsent:
-            call.wake()
-        if call.last is not None:
-            self._write(end_frame(call.id, call.last))
-            self._drop(call)
+            self.sender.pump(call)
 
     def _drop(self, call: Call) -> None:
         """Forget a call whose answer is complete."""
@@ -469,22 +403,10 @@ class Connection(asyncio.Protocol):
         self._calls.pop(call.id, None)
         if not call.is_complete:
             # The client need not send the rest.
-            self._write(_reset_frame(call.id, Fault.NO_ERROR))
+            self.sender.write(_reset_frame(call.id, Fault.NO_ERROR))
         call.wake()
         if self._is_leaving:
             self._close_if_done()
-
-    def _write(self, data: bytes) -> None:
-        self._out.append(data)
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flushing = False
-        out, self._out = self._out, []
-        if self._transport is not None and not self._transport.is_closing() and out:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     # Order.
 
@@ -530,7 +452,7 @@ class Connection(asyncio.Protocol):
             self._reset(call.id, Fault.CANCEL)
 
     def _reset(self, number: int, fault: Fault) -> None:
-        self._write(_reset_frame(number, fault))
+        self.sender.write(_reset_frame(number, fault))
         call = self._calls.pop(number, None)
         if call is not None:
             call.leave()
@@ -540,14 +462,14 @@ class Connection(asyncio.Protocol):
         """Say why, and close."""
         _log.debug("connection of %s ends: %s", self.peer, text)
         self._is_leaving = True
-        self._write(frame(GOAWAY, 0, 0, _goaway(self._last, fault, text)))
-        self._flush()
+        self.sender.write(frame(GOAWAY, 0, 0, _goaway(self._last, fault, text)))
+        self.sender.flush()
         if self._transport is not None:
             self._transport.close()
 
     def _close_if_done(self) -> None:
         if self._is_leaving and not self._calls and self._transport is not None:
-            self._flush()
+            self.sender.flush()
             self._transport.close()
 
 
