@@ -49,10 +49,12 @@ QUICK = ("--data", "rows.parquet", "--time-limit-s", "0.3")
 
 def test_quantize_compress_and_tune_one_after_the_other(fairlead, tmp_path) -> None:
     steps = {
-        "quantize": ("digits", str(tmp_path / "small"), ("--max-drop", "0.02")),
+        "quantize": (
+            "digits", str(tmp_path / "small"), ("--max-drop", "0.02", "--method", "dynamic-int8"),
+        ),
         "tune": (str(tmp_path / "small"), str(tmp_path / "tuned"), ("--max-batch-size", "4")),
         "compress": ("digits", str(tmp_path / "thin"), ("--max-drop", "0.05")),
-    }
+    }  # fmt: skip
     for verb, (start, out, words) in steps.items():
         done = fairlead(verb, start, *QUICK, "-o", out, "--json", *words)
         assert done.returncode == 0, done.stderr
@@ -68,7 +70,7 @@ def test_quantize_compress_and_tune_one_after_the_other(fairlead, tmp_path) -> N
 
 def test_a_refusal_is_exit_1_and_writes_nothing(fairlead, tmp_path) -> None:
     out = tmp_path / "q"
-    done = fairlead("quantize", "outlier", *QUICK, "-o", str(out))
+    done = fairlead("quantize", "outlier", *QUICK, "--method", "dynamic-int8", "-o", str(out))
     assert done.returncode == 1
     assert "refused" in done.stdout
     assert not out.exists()

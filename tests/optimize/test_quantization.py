@@ -8,7 +8,7 @@ from fairlead.core.errors import ConfigError, ConflictError, DataError
 from fairlead.optimize.quantization import CARD, QuantizationConfig, quantize
 from tests.optimize import zoo
 
-QUICK = {"time_limit_s": 0.2}
+QUICK = {"time_limit_s": 0.2, "method": "dynamic-int8"}
 
 
 def config(**settings) -> QuantizationConfig:

@@ -116,5 +116,5 @@ def _alone(model: Graph, node: Any, seen: Mapping[str, Array], output: str) -> G
 
 def _static(alone: Graph) -> bytes:
     names = tuple(layer.name for layer in layers_of(alone))
-    ranges = {name: (-4.0, 4.0) for name in observed_tensors(alone)}
+    ranges = dict.fromkeys(observed_tensors(alone), (-4.0, 4.0))
     return write_graph(insert_qdq(alone, QdqPlan(names, ranges)))

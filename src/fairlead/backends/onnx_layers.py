@@ -89,17 +89,17 @@ def layers_of(model: Graph) -> tuple[Layer, ...]:
         if place is None or node.domain not in ("", "ai.onnx") or len(node.input) <= place:
             continue
         tensor = constants.get(node.input[place])
-        is_weight = tensor is not None and len(tensor.dims) >= 2
-        if is_weight and tensor.data_type != _FLOAT:
+        dims = () if tensor is None or len(tensor.dims) < 2 else tuple(tensor.dims)
+        if tensor is not None and dims and tensor.data_type != _FLOAT:
             continue
         found.append(
             Layer(
                 name=node.name,
                 operator=node.op_type,
                 source=node.input[0],
-                weight=node.input[place] if is_weight else "",
+                weight=node.input[place] if dims else "",
                 output=node.output[0],
-                shape=tuple(tensor.dims) if is_weight else (),
+                shape=dims,
             )
         )
     return tuple(found)

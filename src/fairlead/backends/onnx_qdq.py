@@ -185,7 +185,7 @@ class _Writer:
             self._constant(f"{name}_scale", scales)
             self._constant(f"{name}_zero", np.zeros(scales.shape, np.int8))
             ends = [f"{name}_int", f"{name}_scale", f"{name}_zero"]
-            extra = {} if axis is None else {"axis": axis}
+            extra: dict[str, Any] = {} if axis is None else {"axis": axis}
             self.head.append(
                 helper.make_node("DequantizeLinear", ends, [name], f"{name}_DQ", **extra)
             )
@@ -216,7 +216,7 @@ class _Writer:
         self._constant(f"{name}_scale", products.astype(np.float32))
         self._constant(f"{name}_zero", np.zeros(products.shape, np.int32))
         ends = [f"{name}_int", f"{name}_scale", f"{name}_zero"]
-        extra = {"axis": 0} if products.ndim else {}
+        extra: dict[str, Any] = {"axis": 0} if products.ndim else {}
         self.head.append(helper.make_node("DequantizeLinear", ends, [name], f"{name}_DQ", **extra))
         node.input[2] = name
 

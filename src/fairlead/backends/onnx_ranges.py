@@ -81,7 +81,9 @@ class TensorStatistics:
         if self.top > 0:
             middles = (np.arange(_BINS) + 0.5) * self.top / _BINS
             places = np.minimum((middles / top * _BINS).astype(int), _BINS - 1)
-            self.counts = np.bincount(places, weights=self.counts, minlength=_BINS)
+            self.counts = np.bincount(places, weights=self.counts, minlength=_BINS).astype(
+                np.float64
+            )
         self.top = top
 
     def _peak(self, sizes: NDArray[np.float32]) -> None:

@@ -42,7 +42,7 @@ def smooth_layers(
     """
     copy = copy_graph(model)
     constants = initializers(copy)
-    axes = {name: axis for name, axis in _input_axes(copy).items()}
+    axes = _input_axes(copy)
     groups: dict[str, list[Layer]] = {}
     for layer in layers_of(copy):
         if layer.name in axes and layer.source in seen:

@@ -71,7 +71,15 @@ def held_back_rows(data: Dataset, *, max_rows: int, seed: int) -> Dataset:
 
 
 def keep(
-    parent: Bundle, reason: str, *, skill: str, title: str, out: Path, advice: str = ""
+    parent: Bundle,
+    reason: str,
+    *,
+    skill: str,
+    title: str,
+    out: Path,
+    advice: str = "",
+    measures: tuple[Measure, ...] = (),
+    tables: tuple[Table, ...] = (),
 ) -> Outcome[Bundle]:
     """Hand the parent on as it is: `out` becomes a copy with the same digest.
 
@@ -82,6 +90,8 @@ def keep(
         title: Title of the report.
         out: Directory to create.
         advice: What might help instead.
+        measures: What was measured before the decision.
+        tables: The same, as tables.
 
     Raises:
         ConflictError: `out` exists.
@@ -93,7 +103,11 @@ def keep(
         title=title,
         summary=f"{parent.name} stays as it is: {reason}.",
         verdict="kept",
-        measures=(Measure(name="size_bytes", value=parent.size_bytes, unit="bytes"),),
+        measures=(
+            Measure(name="size_bytes", value=parent.size_bytes, unit="bytes"),
+            *measures,
+        ),
+        tables=tables,
         findings=(Finding(level="info", text=reason, advice=advice),) if advice else (),
         files={"bundle": str(bundle.path)},
         details={"reason": reason, "digest": bundle.digest},

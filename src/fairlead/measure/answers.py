@@ -21,7 +21,14 @@ from fairlead.measure.budget import (
 )
 from fairlead.measure.quality import matched_labels, predicted, row_scores, run_batches
 
-__all__ = ["EdgeCheck", "check_edges", "check_labels", "count_lost_rows", "edge_rows", "judge_answers"]
+__all__ = [
+    "EdgeCheck",
+    "check_edges",
+    "check_labels",
+    "count_lost_rows",
+    "edge_rows",
+    "judge_answers",
+]
 
 _LONGER = 4
 _FAR = 10.0

@@ -9,8 +9,8 @@ CARD = SkillCard(
     name="quantization",
     concern="optimize",
     title="Quantization for inference",
-    does="Stores and computes in 4, 8 or 16 bits what an accuracy budget, tested on held-back rows, "
-    "allows",
+    does="Stores and computes in 4, 8 or 16 bits what an accuracy budget allows, tested on "
+    "held-back rows",
     verb="quantize",
     command="fairlead optimize quantize",
     takes="Bundle",

@@ -22,6 +22,7 @@ from fairlead.backends.onnx_layer_timing import saved_ms_per_layer
 from fairlead.backends.onnx_qdq import SWITCHES
 from fairlead.backends.onnx_quantization import quantize_dynamic_int8
 from fairlead.backends.onnxruntime import OnnxRunner
+from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
 from fairlead.core.ports import Array, Feeds
 from fairlead.measure.budget import QualityDrop
@@ -45,11 +46,13 @@ class LayerCosts:
         names: The layers.
         errors: What each alone does to the outputs, as a share of their power, shape (n,).
         saved_ms: CPU milliseconds per call that 8 bits save, shape (n,).
+        gains: What the goal counts: milliseconds, or weights, shape (n,).
     """
 
     names: tuple[str, ...]
     errors: NDArray[np.float64]
     saved_ms: NDArray[np.float64]
+    gains: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,10 @@ def measure_layers(work: Workbench, recipe: Recipe) -> LayerCosts:
         DataError: There is no calibration set.
         ModelError: The model cannot be run.
     """
-    assert recipe.simulate is not None
+    if recipe.simulate is None:
+        raise ModelError(
+            f"the layers of {recipe.title} cannot be chosen", hint="choose another method"
+        )
     rows = work.few_rows(_ROWS)
     runner = OnnxRunner(write_graph(recipe.simulate()))
     try:
@@ -98,8 +104,24 @@ def measure_layers(work: Workbench, recipe: Recipe) -> LayerCosts:
         runtime,
         quantize=quantize_dynamic_int8 if recipe.method == "dynamic-int8" else None,
     )
-    gains = np.array([saved.get(name, 0.0) for name in recipe.layers])
-    return LayerCosts(recipe.layers, errors, gains)
+    saved_ms = np.array([saved.get(name, 0.0) for name in recipe.layers])
+    weights = {layer.name: layer.n_weights for layer in work.layers}
+    n_weights = np.array([float(weights.get(name, 0)) for name in recipe.layers])
+    gains = _gains(saved_ms, n_weights, work.config.goal)
+    return LayerCosts(recipe.layers, errors, saved_ms, gains)
+
+
+def _gains(
+    saved_ms: NDArray[np.float64], n_weights: NDArray[np.float64], goal: str
+) -> NDArray[np.float64]:
+    """Return what the goal counts per layer; without a goal, bytes count where time is lost."""
+    if goal == "size":
+        return n_weights
+    if goal == "speed":
+        return saved_ms
+    share = n_weights / max(float(n_weights.sum()), 1.0)
+    bonus = 0.1 * max(float(saved_ms.max(initial=0.0)), 1e-6) * share
+    return np.where(saved_ms > 0, saved_ms, 0.0) + bonus
 
 
 def _errors(runner: OnnxRunner, rows: Feeds, n_layers: int) -> NDArray[np.float64]:
@@ -148,23 +170,18 @@ def choose_layers(costs: LayerCosts, limit: float) -> frozenset[str]:
     """
     with requires("optimize", needed_by="choosing layers"):
         from scipy.optimize import Bounds, LinearConstraint, milp
-    # A layer that saves nothing still saves bytes: it counts a little.
-    gains = np.where(costs.saved_ms > 0, costs.saved_ms, 0.0)
-    tiny = 1e-6 * max(float(gains.max(initial=0.0)), 1e-9)
-    gains = np.where(costs.saved_ms < 0, costs.saved_ms, gains + tiny)
+    gains = costs.gains
     scale = max(float(costs.errors.max(initial=0.0)), _SMALLEST)
     found = milp(
         -gains / max(float(np.abs(gains).max(initial=0.0)), _SMALLEST),
         constraints=LinearConstraint(costs.errors[None, :] / scale, -np.inf, limit / scale),
         bounds=Bounds(0, 1),
-        integrality=np.ones(len(gains)),
+        integrality=np.ones(len(gains), dtype=np.int64),
         options={"time_limit": 5.0},
     )
     if found.x is None:
         return frozenset(costs.names)
-    return frozenset(
-        name for name, value in zip(costs.names, found.x, strict=True) if value < 0.5
-    )
+    return frozenset(name for name, value in zip(costs.names, found.x, strict=True) if value < 0.5)
 
 
 def search_layers(
@@ -189,7 +206,8 @@ def search_layers(
     Returns:
         The best choice that keeps the budget, or None when there was none.
     """
-    assert recipe.rebuild is not None
+    if recipe.rebuild is None:
+        return None
     low, high = 0.0, float(costs.errors.sum())
     limit = _next_limit(low, high, high, first)
     tried: set[frozenset[str]] = {frozenset()}

@@ -7,9 +7,18 @@ from typing import Any
 from fairlead.core.comparison import LayerDivergence
 from fairlead.core.report import Finding, Measure, Table
 from fairlead.measure.comparison import Comparison
+from fairlead.optimize.quantization.mixed_precision import MixedPrecision
 from fairlead.optimize.quantization.search import Contender, Search
 
-__all__ = ["search_details", "search_findings", "search_measures", "search_tables"]
+__all__ = [
+    "candidate_table",
+    "no_gain",
+    "no_gain_measures",
+    "search_details",
+    "search_findings",
+    "search_measures",
+    "search_tables",
+]
 
 _POOR_DB = 10.0
 
@@ -44,10 +53,10 @@ def search_tables(
                 ("rows per s", speed.before.throughput_rps, speed.after.throughput_rps),
             ),
         ),
-        _candidates(search),
+        candidate_table(search),
     ]
     if search.mixed is not None:
-        tables.append(_layers(search))
+        tables.append(_layers(search.mixed))
     if layers:
         tables.append(
             Table(
@@ -59,9 +68,42 @@ def search_tables(
     return tuple(tables)
 
 
-def _candidates(search: Search) -> Table:
+def no_gain(search: Search) -> str:
+    """Say why no version is worth judging."""
+    if not search.pointless:
+        return "no quantized version can be run"
+    best = search.pointless[0]
+    speed, size = best.measures.speedup, best.measures.size_bytes / search.original.size_bytes
+    return (
+        f"the fastest quantized version, {best.recipe.title}, is {speed.value:.2f} times as fast "
+        f"(95 % interval {speed.ci_low:.2f} to {speed.ci_high:.2f}) at {size:.2f} times the bytes, "
+        "which is no gain"
+    )
+
+
+def no_gain_measures(search: Search) -> tuple[Measure, ...]:
+    """Return the numbers behind `no_gain`."""
+    if not search.pointless:
+        return ()
+    best = search.pointless[0]
+    return (
+        Measure(
+            name="speedup_ratio",
+            value=best.measures.speedup.value,
+            unit="ratio",
+            ci_low=best.measures.speedup.ci_low,
+            ci_high=best.measures.speedup.ci_high,
+            note=f"CPU time of {best.recipe.title}, which was not taken",
+        ),
+    )
+
+
+def candidate_table(search: Search) -> Table:
+    """Return what every candidate costs, and its drop where it was judged."""
     first = search.original
-    rows = [("original", first.size_bytes, first.cpu_min_ms, 1.0, None, None)]
+    rows: list[tuple[str | float | None, ...]] = [
+        ("original", first.size_bytes, first.cpu_min_ms, 1.0, None, None)
+    ]
     rows += [
         (
             one.recipe.title,
@@ -71,15 +113,14 @@ def _candidates(search: Search) -> Table:
             one.proxy.value,
             None if one.drop is None else one.drop.value,
         )
-        for one in search.contenders
+        for one in (*search.contenders, *search.pointless)
     ]
     columns = ("candidate", "bytes", "CPU ms per call", "times as fast", "drop, few rows", "drop")
     return Table(title="Candidates, best first", columns=columns, rows=tuple(rows))
 
 
-def _layers(search: Search) -> Table:
-    assert search.mixed is not None
-    costs, kept = search.mixed.costs, set(search.mixed.float_layers)
+def _layers(mixed: MixedPrecision) -> Table:
+    costs, kept = mixed.costs, set(mixed.float_layers)
     ranked = sorted(
         zip(costs.names, costs.errors.tolist(), costs.saved_ms.tolist(), strict=True),
         key=lambda item: -item[1],

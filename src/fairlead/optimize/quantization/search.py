@@ -60,7 +60,8 @@ class Search:
 
     Attributes:
         original: Cost of the original.
-        contenders: Every recipe that could be run, the best first.
+        contenders: Every recipe that could be run and gains something, the best first.
+        pointless: Those that could be run and gain nothing, the fastest first.
         passing: Those that kept the budget on the search rows, the best first.
         mixed: The last choice of layers, if one was made.
         evaluations: Versions that were judged on the search rows.
@@ -71,6 +72,7 @@ class Search:
     passing: tuple[Contender, ...]
     mixed: MixedPrecision | None
     evaluations: int
+    pointless: tuple[Contender, ...] = ()
 
 
 @dataclass
@@ -142,7 +144,11 @@ def search(
         ModelError: The original cannot be run.
     """
     judged = _Judged(bundle, rows[0], rows[1], judge, work.config)
-    original, contenders = _contenders(bundle, recipes, judged)
+    original, measured = _contenders(bundle, recipes, judged)
+    contenders = [one for one in measured if _rank(one, original, work.config) > 1]
+    contenders.sort(key=lambda one: -_rank(one, original, work.config))
+    pointless = [one for one in measured if _rank(one, original, work.config) <= 1]
+    pointless.sort(key=lambda one: -one.measures.speedup.value)
     says.advance()
     passing, open_ones = _judge_whole(contenders, judged, bundle, reserve=2)
     mixed: MixedPrecision | None = None
@@ -157,7 +163,14 @@ def search(
         rest = [one for one in contenders if one.drop is None and not _is_hopeless(one.proxy)]
         passing, _ = _judge_whole(rest, judged, bundle, reserve=0)
     passing.sort(key=lambda one: -_rank(one, original, work.config))
-    return Search(original, tuple(contenders), tuple(passing), mixed, judged.evaluations)
+    return Search(
+        original=original,
+        contenders=tuple(contenders),
+        passing=tuple(passing),
+        mixed=mixed,
+        evaluations=judged.evaluations,
+        pointless=tuple(pointless),
+    )
 
 
 def _judge_whole(
@@ -202,7 +215,7 @@ def _rank(one: Contender, original: CandidateMeasures, config: QuantizationConfi
 def _contenders(
     bundle: Bundle, recipes: tuple[Recipe, ...], judged: _Judged
 ) -> tuple[CandidateMeasures, list[Contender]]:
-    """Open every recipe, measure all in one run, and order them by what they gain."""
+    """Open every recipe and measure all of them in one run."""
     config = judged.config
     single = bundle.runtime.model_copy(update={"intra_op_threads": 1})
     original = open_onnx(bundle.model_path, single)
@@ -230,10 +243,8 @@ def _contenders(
     finally:
         for runner in runners.values():
             runner.close()
-    first = measured["original"]
     found = [Contender(named[name], measured[name], proxies[name]) for name in proxies]
-    worth = [one for one in found if _merit(one.measures, first, config) > 1]
-    return first, sorted(worth, key=lambda one: -_merit(one.measures, first, config))
+    return measured["original"], found
 
 
 def _merit(
@@ -317,9 +328,7 @@ def _mixed_contender(one: Contender, mixed: MixedPrecision) -> Contender:
     expected = Estimate(
         value=speed.value / slower, ci_low=speed.ci_low / slower, ci_high=speed.ci_high / slower
     )
-    measures = one.measures.model_copy(
-        update={"speedup": expected, "size_bytes": len(mixed.model)}
-    )
+    measures = one.measures.model_copy(update={"speedup": expected, "size_bytes": len(mixed.model)})
     name = f"{one.recipe.name}, {len(kept)} of {len(one.recipe.layers)} layers left in float"
     recipe = replace(one.recipe, model=mixed.model, name=name)
     return replace(

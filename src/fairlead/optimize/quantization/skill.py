@@ -25,6 +25,9 @@ from fairlead.optimize.quantization.config import QuantizationConfig
 from fairlead.optimize.quantization.methods import METHODS
 from fairlead.optimize.quantization.recipe import Recipe
 from fairlead.optimize.quantization.reporting import (
+    candidate_table,
+    no_gain,
+    no_gain_measures,
     search_details,
     search_findings,
     search_measures,
@@ -40,6 +43,7 @@ _TITLE = "Quantization"
 _METRICS = {"auto", "cosine", "neighbours"}
 _LARGEST_BYTES = 2 * 1024**3
 _MOST_CONFIRMATIONS = 2
+_TUNE = "`fairlead optimize tune` may still make it faster on this machine"
 
 
 def quantize(
@@ -96,13 +100,20 @@ def quantize(
     says.advance()
     if not recipes:
         return _keep(bundle, _nothing(work, refusals), out)
-    found = search(
-        bundle, work, recipes, (bench.search, bench.parts.search.labels), judge, says
-    )
+    found = search(bundle, work, recipes, (bench.search, bench.parts.search.labels), judge, says)
     says.advance()
     chosen = found.passing or _closest(found)
     if not chosen:
-        return _keep(bundle, _no_gain(found, recipes), out)
+        return keep(
+            bundle,
+            no_gain(found),
+            skill=CARD.id,
+            title=_TITLE,
+            out=out,
+            advice=_TUNE,
+            measures=no_gain_measures(found),
+            tables=(candidate_table(found),),
+        )
     confirmed = _confirm(bench, chosen)
     says.advance()
     return _finish(bench, work, found, confirmed, out)
@@ -194,39 +205,27 @@ def _nothing(work: Workbench, refusals: Sequence[str]) -> str:
     return refusals[0] if refusals else "it has no fp32 weights of layers that can run in 8 bits"
 
 
-def _no_gain(found: Search, recipes: Sequence[Recipe]) -> str:
-    if not found.contenders:
-        return f"none of {len(recipes)} quantized versions can be run and is smaller or faster"
-    return "no quantized version keeps the budget"
-
-
 def _closest(found: Search) -> tuple[Contender, ...]:
     """Return the contender to be refused in everybody's sight when none kept the budget."""
     return found.contenders[:1]
 
 
 def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[Bundle]:
-    hint = advice or "`fairlead optimize tune` may still make it faster on this machine"
-    return keep(bundle, reason, skill=CARD.id, title=_TITLE, out=out, advice=hint)
+    return keep(bundle, reason, skill=CARD.id, title=_TITLE, out=out, advice=advice or _TUNE)
 
 
 def _confirm(bench: _Bench, contenders: Sequence[Contender]) -> _Confirmed:
     """Test the best contender on rows that nothing was chosen on, and the safest if it fails."""
-    order = list(contenders)
-    tried = 0
-    first: _Confirmed | None = None
-    while order and tried < _MOST_CONFIRMATIONS:
-        one = order.pop(0)
-        tried += 1
-        made = _Confirmed(one, _compare(bench, one.recipe), tried)
+    tried: list[_Confirmed] = []
+    for one in contenders[:_MOST_CONFIRMATIONS]:
+        made = _Confirmed(one, _compare(bench, one.recipe), len(tried) + 1)
+        tried.append(made)
         verdict, _ = decide(
             made.comparison, goal=bench.config.goal, allow_unproven=bench.config.allow_unproven
         )
         if verdict == "done":
             return made
-        first = first or made
-    assert first is not None
-    return first
+    return tried[0]
 
 
 def _compare(bench: _Bench, recipe: Recipe) -> Comparison:

@@ -78,14 +78,14 @@ class Workbench:
     def layers_in(self, graph: Any) -> tuple[Layer, ...]:  # noqa: ANN401 (untyped library)
         """Return the layers of a rewritten graph that the settings allow."""
         wanted = self.config.operators
-        return tuple(
-            layer for layer in layers_of(graph) if not wanted or layer.operator in wanted
-        )
+        return tuple(layer for layer in layers_of(graph) if not wanted or layer.operator in wanted)
 
     @cached_property
     def static_graph(self) -> Any:  # noqa: ANN401 (untyped library)
         """The graph in an opset that has scales per channel."""
-        version = next((i.version for i in self.graph.opset_import if i.domain in ("", "ai.onnx")), 0)
+        version = next(
+            (i.version for i in self.graph.opset_import if i.domain in ("", "ai.onnx")), 0
+        )
         if version >= _CHANNEL_OPSET:
             return self.graph
         return name_nodes(hoist_constants(upgrade_opset(self.graph, oldest=_CHANNEL_OPSET)))
@@ -94,9 +94,7 @@ class Workbench:
     def statistics(self) -> dict[str, TensorStatistics]:
         """What the calibration set showed of the activations in front of the layers."""
         tensors = observed_tensors(self.static_graph)
-        return collect_statistics(
-            self.static_graph, tensors, self.rows(), batch_rows=_BATCH_ROWS
-        )
+        return collect_statistics(self.static_graph, tensors, self.rows(), batch_rows=_BATCH_ROWS)
 
     def rows(self) -> Feeds:
         """Return the calibration set.

@@ -52,9 +52,7 @@ def qdq_recipes(
         recipes.append(_recipe(work, graph, seen, method, weighted, None))
         if len(every) > len(weighted):
             recipes.append(_recipe(work, graph, seen, method, every, None))
-    recipes += [
-        _recipe(work, graph, seen, method, weighted, runtime) for runtime in work.openvino
-    ]
+    recipes += [_recipe(work, graph, seen, method, weighted, runtime) for runtime in work.openvino]
     return tuple(recipes)
 
 
