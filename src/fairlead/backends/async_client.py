@@ -181,6 +181,7 @@ class AsyncClient:
             # The loser's connection is closed with it: the server sees that nobody waits.
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _send(self, data: bytes) -> Response | Failure:
         connection = self._kept()

@@ -408,7 +408,7 @@ def _exchange(pool: _Pool, step: Exchange) -> Response | Failure:
             if race.left_s <= 0:
                 return Failure(TimeoutError("no answer in time"))
             until = step.deadline if hedge_at is None else min(step.deadline, hedge_at)
-            for connection in _arrived(race.running, until - time.monotonic()):
+            for connection in _arrived(race.running, until - time.monotonic(), hedge_at):
                 answer = race.receive(connection)
                 if answer is not None:
                     return answer
@@ -421,7 +421,11 @@ def _exchange(pool: _Pool, step: Exchange) -> Response | Failure:
         race.end()
 
 
-def _arrived(running: list[_Connection], wait_s: float) -> list[_Connection]:
+def _arrived(
+    running: list[_Connection], wait_s: float, hedge_at: float | None
+) -> list[_Connection]:
+    if hedge_at is None and len(running) == 1:
+        return list(running)  # Reading from it waits as long as is right.
     with selectors.DefaultSelector() as selector:
         for connection in running:
             selector.register(connection.link, selectors.EVENT_READ, connection)

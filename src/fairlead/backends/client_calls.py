@@ -25,7 +25,12 @@ from fairlead.backends.client_policy import (
     chance,
 )
 from fairlead.backends.http_wire import Response, WireError, request_bytes
-from fairlead.backends.openinference import bytes_from_tensor, numpy_dtype, tensor_from_bytes
+from fairlead.backends.openinference import (
+    bytes_from_tensor,
+    datatype_of,
+    numpy_dtype,
+    tensor_from_bytes,
+)
 from fairlead.core.errors import (
     DataError,
     DeadlineError,
@@ -40,7 +45,16 @@ from fairlead.core.errors import (
 )
 from fairlead.core.ports import Feeds
 
-__all__ = ["Calls", "Exchange", "Failure", "InferResult", "Pause", "Place", "Steps"]
+__all__ = [
+    "Calls",
+    "Exchange",
+    "Failure",
+    "InferResult",
+    "Pause",
+    "Place",
+    "Steps",
+    "encode_inference",
+]
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _CHECK = "check that the server still runs with `fairlead serve status`"
@@ -191,14 +205,11 @@ class Calls:
         path = f"/v2/models/{quote(self.model, safe='')}"
         if version is not None:
             path += f"/versions/{quote(version, safe='')}"
-        head, tensors = _encode(feeds, id, is_binary=is_binary)
-        headers = {"Content-Type": "application/octet-stream" if is_binary else "application/json"}
-        if is_binary:
-            headers[_HEADER_LENGTH] = str(len(head))
+        body, headers = encode_inference(feeds, id=id, is_binary=is_binary)
         if is_probe:
             headers["fairlead-probe"] = "1"
         answer = yield from self.checked(
-            "POST", f"{path}/infer", head + tensors, headers, timeout_s=timeout_s, may_hedge=True
+            "POST", f"{path}/infer", body, headers, timeout_s=timeout_s, may_hedge=True
         )
         try:
             outputs, answer_id = _decode(answer.body, answer.headers.get(_HEADER_LENGTH.lower()))
@@ -393,29 +404,44 @@ def _retry_after_s(answer: Response) -> float:
         return 0.0
 
 
-def _encode(feeds: Feeds, id: str | None, *, is_binary: bool) -> tuple[bytes, bytes]:  # noqa: A002
+def encode_inference(
+    feeds: Feeds,
+    *,
+    id: str | None = None,  # noqa: A002
+    is_binary: bool = True,
+    datatypes: Mapping[str, str] | None = None,
+) -> tuple[bytes, dict[str, str]]:
+    """Write a request for inference.
+
+    Args:
+        feeds: One array per input, first dimension the rows.
+        id: Id of the request, or None.
+        is_binary: Whether tensors go as bytes; else as JSON.
+        datatypes: Input → datatype where the array does not tell, for example BF16.
+
+    Returns:
+        The body, and the headers that say how to read it.
+    """
     inputs = []
     parts = []
     for name, given in feeds.items():
         array = np.asarray(given)
-        datatype, raw = bytes_from_tensor(array)
-        item: dict[str, Any] = {
-            "name": name,
-            "datatype": datatype,
-            "shape": list(array.shape),
-        }
+        item: dict[str, Any] = {"name": name, "shape": list(array.shape)}
         if is_binary:
+            datatype, raw = bytes_from_tensor(array)
             item["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
         else:
+            datatype = "BYTES" if array.dtype.kind in "OUS" else datatype_of(array.dtype.name)
             item["data"] = array.ravel().tolist()
+        item["datatype"] = (datatypes or {}).get(name, datatype)
         inputs.append(item)
-    head: dict[str, Any] = {"inputs": inputs}
-    if is_binary:
-        head["parameters"] = {"binary_data_output": True}
-    if id is not None:
-        head["id"] = id
-    return json.dumps(head).encode(), b"".join(parts)
+    document: dict[str, Any] = {"inputs": inputs} | ({} if id is None else {"id": id})
+    if not is_binary:
+        return json.dumps(document).encode(), {"Content-Type": "application/json"}
+    head = json.dumps(document | {"parameters": {"binary_data_output": True}}).encode()
+    headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
+    return b"".join((head, *parts)), headers
 
 
 def _decode(body: bytes, header_length: str | None) -> tuple[dict[str, NDArray[Any]], str]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fairlead.backends.client_calls import Place, encode_inference
 from fairlead.backends.endpoint import EndpointClient
+from fairlead.backends.http_wire import request_bytes
 from fairlead.backends.load import Answer, Sender
-from fairlead.backends.openinference import bytes_from_tensor, datatype_of, dtype_name
+from fairlead.backends.openinference import datatype_of, dtype_name
+from fairlead.backends.triton_client import TritonCaller
 from fairlead.core.errors import DataError, EndpointError, FairleadError, NotFoundError
 from fairlead.core.ports import Feeds
 from fairlead.core.signature import Signature, TensorSpec
@@ -32,7 +31,6 @@ __all__ = [
     "sender_factory",
 ]
 
-_TEXT = "O"
 _RAW_ERRORS = (OSError, HTTPException, ValueError, IndexError)
 
 
@@ -69,55 +67,17 @@ class TritonSender:
         self, url: str, service: str, feeds: Feeds, signature: Signature, *, timeout_s: float
     ) -> None:
         """Open nothing yet; see `sender_factory`."""
-        import tritonclient.http as triton
-
-        parts = urlsplit(url)
-        self._triton = triton
-        self._service = service
         self._feeds = feeds
-        self._datatypes = {spec.name: datatype_of(spec.dtype) for spec in signature.inputs}
-        self._client = triton.InferenceServerClient(
-            parts.netloc,
-            connection_timeout=timeout_s,
-            network_timeout=timeout_s,
-            ssl=parts.scheme == "https",
-        )
+        self._caller = TritonCaller(url, service, signature, timeout_s=timeout_s)
 
     def send(self, row: int, request_id: str) -> Answer:
         """Send one row."""
-        try:
-            result = self._client.infer(self._service, self._inputs(row), request_id=request_id)
-            names = [item["name"] for item in result.get_response()["outputs"]]
-            return Answer(200, {name: _text(result.as_numpy(name)) for name in names})
-        except self._triton.InferenceServerException as exc:
-            return Answer(_status(exc.status()), {}, exc.message() or str(exc))
-        except _RAW_ERRORS as exc:
-            return Answer(0, {}, str(exc) or type(exc).__name__)
-
-    def _inputs(self, row: int) -> list[Any]:
-        inputs = []
-        for name, array in self._feeds.items():
-            one = array[row : row + 1]
-            item = self._triton.InferInput(name, list(one.shape), self._datatypes[name])
-            item.set_data_from_numpy(one)
-            inputs.append(item)
-        return inputs
+        one = {name: array[row : row + 1] for name, array in self._feeds.items()}
+        return self._caller.infer(one, id=request_id)
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
-
-
-def _text(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.kind != _TEXT:
-        return array
-    values = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
-    return np.array(values, dtype=object).reshape(array.shape)
-
-
-def _status(text: str | None) -> int:
-    digits = "".join(letter for letter in str(text or "") if letter.isdigit())
-    return int(digits) if digits else 0
+        self._caller.close()
 
 
 class EndpointSender:
@@ -233,45 +193,18 @@ def prepare_requests(
         signature: Datatypes of the inputs.
         is_binary: Whether the server takes tensors as bytes; else they go as JSON.
     """
-    parts = urlsplit(url)
-    path = f"{parts.path.rstrip('/')}/v2/models/{quote(service)}/infer"
+    place = Place.parse(url)
+    path = f"{place.path}/v2/models/{quote(service)}/infer"
+    datatypes = {spec.name: datatype_of(spec.dtype) for spec in signature.inputs}
+    # Load is no user: our own server answers it, but keeps it out of the prediction log.
+    headers = {"Connection": "keep-alive", "fairlead-probe": "1"}
     count = len(next(iter(feeds.values())))
     requests = []
     for row in range(count):
         one = {name: array[row : row + 1] for name, array in feeds.items()}
-        head, tail = _infer_body(one, signature, is_binary=is_binary)
-        lines = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc}", "Connection: keep-alive"]
-        # Load is no user: our own server answers it, but keeps it out of the prediction log.
-        lines += ["fairlead-probe: 1"]
-        if is_binary:
-            lines += [f"Inference-Header-Content-Length: {len(head)}"]
-        kind = "application/octet-stream" if is_binary else "application/json"
-        lines += [f"Content-Type: {kind}", f"Content-Length: {len(head) + len(tail)}", "", ""]
-        requests.append("\r\n".join(lines).encode() + head + tail)
+        body, more = encode_inference(one, is_binary=is_binary, datatypes=datatypes)
+        requests.append(request_bytes("POST", path, place.netloc, headers | more, body))
     return requests
-
-
-def _infer_body(feeds: Feeds, signature: Signature, *, is_binary: bool) -> tuple[bytes, bytes]:
-    inputs: list[dict[str, Any]] = []
-    tail = b""
-    for spec in signature.inputs:
-        array = feeds[spec.name]
-        item: dict[str, Any] = {
-            "name": spec.name,
-            "shape": list(array.shape),
-            "datatype": datatype_of(spec.dtype),
-        }
-        if is_binary:
-            _, raw = bytes_from_tensor(array)
-            item["parameters"] = {"binary_data_size": len(raw)}
-            tail += raw
-        else:
-            item["data"] = array.ravel().tolist()
-        inputs.append(item)
-    document: dict[str, Any] = {"inputs": inputs}
-    if is_binary:
-        document["parameters"] = {"binary_data_output": True}
-    return json.dumps(document).encode(), tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,12 +227,9 @@ def read_model(url: str, service: str, *, timeout_s: float = 10.0) -> ModelDescr
         EndpointError: It cannot be reached, or its answer cannot be understood.
         NotFoundError: It has no such model.
     """
-    client = EndpointClient(url, service, timeout_s=timeout_s)
-    try:
+    with EndpointClient(url, service, timeout_s=timeout_s) as client:
         model = client.metadata()
-    finally:
-        client.close()
-    server = _get_json(url, "/v2", timeout_s)
+        server = client.server_metadata()
     try:
         inputs, outputs = (
             tuple(_spec(item) for item in model[side]) for side in ("inputs", "outputs")
@@ -313,21 +243,6 @@ def read_model(url: str, service: str, *, timeout_s: float = 10.0) -> ModelDescr
     return ModelDescription(
         Signature(inputs=inputs, outputs=outputs), "binary_tensor_data" in extensions
     )
-
-
-def _get_json(url: str, path: str, timeout_s: float) -> dict[str, Any]:
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
-    try:
-        connection.request("GET", parts.path.rstrip("/") + path)
-        return dict(json.loads(connection.getresponse().read()))
-    except _RAW_ERRORS as exc:
-        raise EndpointError(
-            f"{url}{path} cannot be read: {exc or type(exc).__name__}",
-            hint="check that a server of the Open Inference Protocol (V2) answers there",
-        ) from exc
-    finally:
-        connection.close()
 
 
 def _spec(item: dict[str, Any]) -> TensorSpec:
