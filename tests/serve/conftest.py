@@ -14,10 +14,10 @@ from . import inference_models as models
 
 
 @contextmanager
-def serving(folder, bundle, name="wines", **options):
+def serving(folder, bundle, name="wines", more=(), **options):
     """A real server on a free port, with a workspace of its own."""
     workspace = Workspace.open(Settings.load(home=folder / ".fairlead"))
-    with spawn_server(bundle.path, workspace=workspace, name=name, **options) as handle:
+    with spawn_server(bundle.path, *more, workspace=workspace, name=name, **options) as handle:
         yield handle
 
 
