@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import plots
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 
 from fairlead.router import features
@@ -32,32 +32,37 @@ DATA = Path(features.__file__).parent / "data"
 REPORT = Path(__file__).parent / "report.json"
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "router.md"
 NAMES = {skill: name for name, skill in SHORT.items()}
-REGULARISATION = 12.0
-FOLDS = 5
+REGULARISATION = 5.0
+FOLDS = 4
 
 
 def matrix(scenes):
-    """Return the raw features of many texts, shape (n_texts, n_buckets)."""
+    """Return the raw features of many texts, shape (n_texts, n_features)."""
     places, values, starts = [], [], [0]
     for scene in scenes:
         buckets, weights = features.features_of(scene)
         places.extend(buckets.tolist())
         values.extend(weights.tolist())
         starts.append(len(places))
-    return csr_matrix((values, places, starts), shape=(len(scenes), features.BUCKETS))
+    return csr_matrix((values, places, starts), shape=(len(scenes), features.SIZE))
 
 
 def scaled(raw, rarity):
+    """Return the features as `scorer.weigh` gives them: the hashed part of fixed length."""
     found = raw.multiply(rarity).tocsr()
-    lengths = np.sqrt(np.asarray(found.multiply(found).sum(1)).ravel())
+    hashed = found[:, : features.BUCKETS]
+    lengths = np.sqrt(np.asarray(hashed.multiply(hashed).sum(1)).ravel())
     lengths[lengths == 0] = 1
-    return csr_matrix(found.multiply((LENGTH / lengths)[:, None]))
+    return hstack(
+        [hashed.multiply((LENGTH / lengths)[:, None]), found[:, features.BUCKETS :]], format="csr"
+    )
 
 
 def train(utterances: list[Utterance], raw) -> Weights:
     """Fit the two heads: which answer comes first, and which skills belong to the route."""
-    seen = np.asarray((raw > 0).sum(0)).ravel()
+    seen = np.asarray((raw != 0).sum(0)).ravel()
     rarity = (np.log((1 + raw.shape[0]) / (1 + seen)) + 0.3).astype(np.float32)
+    rarity[features.BUCKETS :] = 1
     texts = scaled(raw, rarity)
     rows, answers, shares = [], [], []
     for at, item in enumerate(utterances):
@@ -65,7 +70,7 @@ def train(utterances: list[Utterance], raw) -> Weights:
             rows.append(at)
             answers.append(answer)
             shares.append(1 / max(1, len(item.skills)))
-    first = LogisticRegression(C=REGULARISATION, max_iter=120, tol=2e-3)
+    first = LogisticRegression(C=REGULARISATION, max_iter=200, tol=1e-3)
     first.fit(texts[rows], answers, sample_weight=shares)
     routes = [at for at, item in enumerate(utterances) if item.kind == "route"]
     heads = []

@@ -9,7 +9,7 @@ from fairlead.router import ask
 from fairlead.router.confidence import confidence_of, runner_up
 from fairlead.router.corpus import load_corpus, parse_corpus
 from fairlead.router.decision import decide
-from fairlead.router.features import BUCKETS, features_of
+from fairlead.router.features import SIZE, features_of
 from fairlead.router.scene import observe
 from fairlead.router.scorer import Weights, load_weights, score
 
@@ -162,7 +162,7 @@ def test_there_is_no_runner_up_when_every_answer_was_given():
     only = Weights(
         answers=("serving",),
         skills=shipped.skills,
-        answer_weights=np.zeros((1, BUCKETS), np.float32),
+        answer_weights=np.zeros((1, SIZE), np.float32),
         answer_bias=np.zeros(1, np.float32),
         skill_weights=np.zeros_like(shipped.skill_weights),
         skill_bias=np.full(len(shipped.skills), -9.0, np.float32),
@@ -185,7 +185,7 @@ def test_features_do_not_see_products():
 def test_the_model_that_ships_is_small_and_complete():
     weights = load_weights()
 
-    assert weights.answer_weights.shape == (len(weights.answers), BUCKETS)
+    assert weights.answer_weights.shape == (len(weights.answers), SIZE)
     assert set(weights.skills) <= set(weights.answers)
     assert len(weights.answers) == 10 + 7 + 5
 

@@ -37,6 +37,38 @@ def test_a_profile_answers_model_or_infrastructure(evidence, first):
     assert route.evidence_used[0].settled == "model-or-infrastructure"
 
 
+def judged(metric, value, verdict, cause):
+    labels = {"cause": cause, "verdict": verdict, "why": "because"}
+    return measured(metric, value).model_copy(update={"labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "cause", "used"),
+    [
+        ("infrastructure", "network", "network_time_share"),
+        ("infrastructure", "capacity", "queue_time_share"),
+        ("infrastructure", "data-path", "model_time_share"),
+        ("model", "kernels", "model_time_share"),
+    ],
+)
+def test_the_verdict_of_a_profile_counts_more_than_a_threshold(verdict, cause, used):
+    evidence = [
+        judged("model_time_share", 0.5, verdict, cause),
+        judged("queue_time_share", 0.1, verdict, cause),
+        judged("network_time_share", 0.4, verdict, cause),
+    ]
+
+    [reading] = ask("my inference is slow", evidence=evidence).evidence_used
+
+    assert (reading.option, reading.metric) == (verdict, used)
+
+
+def test_time_lost_in_the_network_is_infrastructure():
+    route = ask("my inference is slow", evidence=[measured("network_time_share", 0.8)])
+
+    assert route.evidence_used[0].metric == "network_time_share"
+
+
 @pytest.mark.parametrize(
     "evidence",
     [

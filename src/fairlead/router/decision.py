@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fairlead.router.answers import NEIGHBOURS, QUESTIONS
-from fairlead.router.ordering import SHORT
+from fairlead.router.ordering import SHORT, in_order
 from fairlead.router.rules import deploy, judge, optimize_and_deploy, ordered
 from fairlead.router.scene import Scene
 from fairlead.router.scope import consulted
@@ -19,7 +19,11 @@ _NAMES: Final = {skill: name for name, skill in SHORT.items()}
 _PART_OF_ROUTE: Final = 0.5
 _TOO_UNSURE: Final = 0.14
 _HARDLY_HEARD: Final = 0.15
+_ASKING: Final = 0.7
+"""A question that was not needed costs the user a turn: it must be this much likelier."""
+_SURE: Final = 0.5
 _OPTIMISERS: Final = frozenset({"quantization", "compression", "hardware"})
+_SMALLER: Final = in_order(("quantization", "compression"))
 # Rules that read off words alone which skill is meant: they may mistake a passing remark.
 _BY_WORDS: Final = frozenset({"named-skill", "several-concerns", "accuracy", "live-fault"})
 
@@ -43,7 +47,7 @@ def decide(scene: Scene, weights: Weights | None = None) -> Decision:
     scores = score(scene, weights)
     ruled, heard = judge(scene), _by_score(scene, scores)
     binding = _is_binding(scene, ruled, scores)
-    verdict = ruled if binding else _kept_in_bounds(scene, heard)
+    verdict = ruled if binding else _kept_in_bounds(scene, heard, scores)
     return Decision(
         verdict=verdict,
         scores=scores,
@@ -66,7 +70,7 @@ def _is_binding(scene: Scene, ruled: Verdict, scores: Scores) -> bool:
 
 
 def _by_score(scene: Scene, scores: Scores) -> Verdict:
-    best, belief = scores.ranked[0]
+    best, belief = _best(scores)
     if belief < _TOO_UNSURE:
         return clarify("unknown-concern", (), rule="too-unsure")
     because = tuple(dict.fromkeys(hit.concept for hit in scene.hits))
@@ -80,8 +84,17 @@ def _by_score(scene: Scene, scores: Scores) -> Verdict:
     return route("scorer", ordered(scene, names), because, consult=consulted(scene, tuple(names)))
 
 
-def _kept_in_bounds(scene: Scene, heard: Verdict) -> Verdict:
+def _best(scores: Scores) -> tuple[str, float]:
+    """Return the likeliest answer, where a question has to be clearly likelier than an answer."""
+    first, *rest = scores.ranked
+    told = next((item for item in rest if not item[0].startswith("?")), first)
+    return told if first[0].startswith("?") and first[1] * _ASKING < told[1] else first
+
+
+def _kept_in_bounds(scene: Scene, heard: Verdict, scores: Scores) -> Verdict:
     """Do not ask where a model is to run if that was said; never change it for slowness alone."""
+    if _is_too_large(scene, heard):
+        return route("too-large", _SMALLER, heard.because, consult=heard.consult)
     if heard.question == "deployment-target" and scene.facts.target in scene.tool_facts:
         return optimize_and_deploy(scene) or deploy(scene) or heard
     names = {_NAMES[skill] for skill in heard.skills}
@@ -89,7 +102,16 @@ def _kept_in_bounds(scene: Scene, heard: Verdict) -> Verdict:
         return heard
     if _OPTIMISERS & set(scene.skills) or scene.has("symptom.large", "target.edge"):
         return heard
+    if names == {"hardware"} and scores.answers["hardware"] > _SURE:
+        return heard
     return clarify("model-or-infrastructure", ("symptom.slow", "phase.inference"))
+
+
+def _is_too_large(scene: Scene, heard: Verdict) -> bool:
+    """Tell whether something must get smaller and the text names no way to do it."""
+    if not heard.skills or not set(heard.skills) <= set(_SMALLER):
+        return False
+    return scene.has("symptom.large", "symptom.memory") and not _OPTIMISERS & set(scene.skills)
 
 
 def _same(one: Verdict, other: Verdict) -> bool:

@@ -1,7 +1,8 @@
 """Measurements that answer a question in place of the user.
 
 Read are, newest first: `threads_per_cpu` (threads of one run for each CPU), `model_time_share`
-and `queue_time_share` (share of a request, ratio),
+(with the verdict of whoever took the profile, where it has one), `queue_time_share` and
+`network_time_share` (share of a request, ratio),
 `latency_p95_ms` or `latency_p99_ms` or `latency_p50_ms` against `latency_slo_ms`,
 `accuracy_drop_ratio`, `drift_detected`, `prediction_drift_detected`, `training_time_share`,
 `alerts_firing` and `error_rate_ratio`. A value near the middle settles nothing: then the
@@ -22,6 +23,14 @@ _MODEL_SHARE: Final = 0.6
 _AROUND_SHARE: Final = 0.4
 _CROWD: Final = 2.0
 """Threads of one run for each CPU: that many never help, whatever a busy machine measures."""
+_SIDES: Final = frozenset({"model", "infrastructure"})
+_AROUND: Final = ("queue_time_share", "network_time_share")
+_CAUSES: Final = {
+    "capacity": "queue_time_share",
+    "batching": "queue_time_share",
+    "network": "network_time_share",
+    "threads": "threads_per_cpu",
+}
 _ACCURACY_DROP: Final = 0.02
 _ERROR_RATE: Final = 0.01
 
@@ -64,14 +73,31 @@ def _model_or_infrastructure(evidence: Sequence[Evidence]) -> Found | None:
     crowd = _newest(evidence, "threads_per_cpu")
     if crowd and crowd.value >= _CROWD and (not share or crowd.measured_at >= share.measured_at):
         return "infrastructure", crowd
+    if share and share.labels.get("verdict") in _SIDES:
+        return share.labels["verdict"], _decisive(evidence, share)
     if share and _ratio(share) >= _MODEL_SHARE:
         return "model", share
     if share and _ratio(share) <= _AROUND_SHARE:
         return "infrastructure", share
-    queue = _newest(evidence, "queue_time_share")
-    if queue and _ratio(queue) >= _MODEL_SHARE:
-        return "infrastructure", queue
-    return None
+    return next(
+        (
+            ("infrastructure", around)
+            for around in (_newest(evidence, metric) for metric in _AROUND)
+            if around and _ratio(around) >= _MODEL_SHARE
+        ),
+        None,
+    )
+
+
+def _decisive(evidence: Sequence[Evidence], share: Evidence) -> Evidence:
+    """Return the share that the profile's verdict rests on: of the queue, the network or the run.
+
+    Whoever took the profile weighed all its times; its verdict counts more than any one share.
+    """
+    metric = _CAUSES.get(share.labels.get("cause", ""), share.metric)
+    same = [item for item in evidence if item.subject == share.subject]
+    found = _newest(same, metric)
+    return found if found and found.labels == share.labels else share
 
 
 def _inference_or_training(evidence: Sequence[Evidence]) -> Found | None:

@@ -23,8 +23,9 @@ BUCKETS: Final = 1 << 15
 SIZE: Final = BUCKETS + DIMENSIONS
 """Length of a feature vector."""
 
-# A problem is stated early; what follows is mostly logs, configuration and code.
+# A problem is stated early and often repeated last; between are logs, configuration and code.
 _MAX_WORDS: Final = 160
+_LAST_WORDS: Final = 20
 _FIRST_WORDS: Final = 14
 # Without any of these a rollout, an endpoint or a queue may belong to any software.
 _ABOUT_MODELS: Final = (
@@ -60,7 +61,7 @@ def features_of(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     buckets = sorted(found)
     places = np.array([*buckets, *range(BUCKETS, SIZE)], dtype=np.int64)
     hashed = np.array([found[at] for at in buckets], dtype=np.float32)
-    return places, np.concatenate([hashed, _MEANING_LENGTH * meaning_of(words)])
+    return places, np.concatenate([hashed, _MEANING_LENGTH * meaning_of(Counter(words))])
 
 
 def _add(found: defaultdict[int, float], group: Counter[str], weight: float) -> None:
@@ -78,10 +79,12 @@ def _words(scene: Scene) -> list[str]:
     hidden |= _empty_sentences(scene, hidden)
     kept = [
         "0" if word.isdecimal() else word
-        for at, word in enumerate(scene.reading.stems[: 2 * _MAX_WORDS])
+        for at, word in enumerate(scene.reading.stems)
         if at not in hidden
     ]
-    return kept[:_MAX_WORDS]
+    if len(kept) <= _MAX_WORDS:
+        return kept
+    return kept[: _MAX_WORDS - _LAST_WORDS] + kept[-_LAST_WORDS:]
 
 
 def _empty_sentences(scene: Scene, hidden: set[int]) -> set[int]:

@@ -1,7 +1,7 @@
 """The learned part: how likely each answer is, from the words of a text.
 
-A linear model over hashed features and the meaning of the words. It was trained by `benchmarks/router/train.py`, ships as
-`data/scorer.npz` and needs nothing but numpy to answer.
+A linear model over hashed features and the meaning of the words. It was trained by
+`benchmarks/router/train.py`, ships as `data/scorer.npz` and needs nothing but numpy to answer.
 """
 
 from __future__ import annotations
