@@ -202,3 +202,15 @@ def test_it_is_off_unless_asked_for(wines_server):
         _, headers, _ = ask(url, PATH, infer(ROWS))
         assert "x-fairlead-cache" not in headers
     assert not any("cache" in name for name in numbers(url))
+
+
+def test_grpc_meets_the_same_cache_and_says_so(wines, tmp_path):
+    triton = pytest.importorskip("tritonclient.grpc")
+    settings = {"response_cache_mb": 4, "grpc_port": 0}
+    tensor = triton.InferInput("x", [1, 4], "FP32")
+    tensor.set_data_from_numpy(np.array(ROWS, np.float32))
+    with serving(tmp_path, wines, settings=settings) as handle:
+        ask(handle.endpoint.url, PATH, infer(ROWS))
+        with triton.InferenceServerClient(handle.endpoint.grpc) as client:
+            answer = client.infer("wines", [tensor]).get_response()
+    assert answer.parameters["fairlead-cache"].string_param == "hit"

@@ -30,7 +30,7 @@ def open_runner(
     runs_code = bundle.manifest.needs_trust or bundle.manifest.kind == "python"
     if runs_code and not trust:
         raise UntrustedError(
-            f"{bundle.path} holds a {bundle.manifest.kind} model whose loading runs its own code",
+            f"loading {bundle.path}, a model of kind `{bundle.manifest.kind}`, runs its own code",
             hint="add --trust if you know where it comes from, or pack it as ONNX",
         )
     if bundle.manifest.kind == "onnx":

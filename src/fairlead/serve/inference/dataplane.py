@@ -73,6 +73,15 @@ class Answer(NamedTuple):
     is_cached: bool = False
     parts_ms: Mapping[str, float] | None = None
 
+    @property
+    def told(self) -> dict[str, str | float] | None:
+        """What an answer says beside its outputs: the times of steps, or that nothing ran."""
+        if self.is_cached:
+            return {"fairlead-cache": "hit"}
+        if not self.parts_ms:
+            return None
+        return {f"step_ms.{step}": round(run_ms, 4) for step, run_ms in self.parts_ms.items()}
+
 
 Done = Callable[[Answer | Exception], None]
 """Hears once how a request ended, in the event loop's thread."""

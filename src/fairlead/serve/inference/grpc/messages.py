@@ -218,20 +218,28 @@ class AnswerMessages:
         self._end = fixed.SerializeToString()
         self._frames: dict[tuple[str, np.dtype[Any], tuple[int, ...]], bytes] = {}
 
-    def write(self, request: InferCall, answer_id: str, outputs: Mapping[str, Array]) -> bytes:
+    def write(
+        self,
+        request: InferCall,
+        answer_id: str,
+        outputs: Mapping[str, Array],
+        told: Mapping[str, str | float] | None = None,
+    ) -> bytes:
         """Write a `ModelInferResponse`.
 
         Args:
             request: The request; it says which outputs are wanted, and how.
             answer_id: Id of the request.
             outputs: Name → array.
+            told: Further parameters of the answer.
         """
         names = request.outputs or self._names
         if not request.is_raw and not any(
             self._datatype(name, outputs[name]) in _HALVES for name in names
         ):
-            return bytes(self.message(request, answer_id, outputs).SerializeToString())
-        pieces = [self._begin, _field(0x1A, answer_id.encode()), self._end]
+            whole = bytes(self.message(request, answer_id, outputs).SerializeToString())
+            return whole + self._told(told)
+        pieces = [self._begin, _field(0x1A, answer_id.encode()), self._end, self._told(told)]
         raws = []
         for name in names:
             array = outputs[name]
@@ -254,6 +262,18 @@ class AnswerMessages:
                 values = [v if isinstance(v, bytes) else str(v).encode() for v in values]
             getattr(tensor.contents, _CONTENTS[datatype]).extend(values)
         return response
+
+    def _told(self, told: Mapping[str, str | float] | None) -> bytes:
+        """Return parameters as the bytes of a message; messages join by being put together."""
+        if not told:
+            return b""
+        message = self._class()
+        for name, value in told.items():
+            if isinstance(value, str):
+                message.parameters[name].string_param = value
+            else:
+                message.parameters[name].double_param = value
+        return bytes(message.SerializeToString())
 
     def _datatype(self, name: str, array: Array) -> str:
         if array.dtype.kind in "OUS":

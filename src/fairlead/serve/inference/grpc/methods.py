@@ -129,7 +129,7 @@ class InferenceMethods:
                 self._fail(call, ending)
             else:
                 answers = self._answers_of(ending.arm)
-                call.respond(answers.write(asked, ending.id, ending.outputs))
+                call.respond(answers.write(asked, ending.id, ending.outputs, ending.told))
 
         call.on_gone = plane.submit(prepared, done).cancel
 
