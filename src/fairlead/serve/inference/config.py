@@ -75,7 +75,7 @@ class ServingConfig(Config):
     """Longest time a request may take before it is answered with 504, in seconds."""
     drain_timeout_s: float = Field(30.0, gt=0, le=3600)
     """Longest time that requests in flight get to finish when the server stops, in seconds."""
-    inline_run_ms: float = Field(0.2, ge=0, le=10)
+    inline_run_ms: float = Field(0.5, ge=0, le=10)
     """Models that are expected to run shorter than this run in the event loop's own thread."""
     response_cache_mb: float = Field(0.0, ge=0, le=1 << 20)
     """Memory for answers that are given again when the same inputs come, divided between the

@@ -115,12 +115,11 @@ class Application:
         return build_control(self._service)
 
     def _admit(self, guard: Guard, exchange: Exchange, route: Route) -> None:
-        from fairlead.serve.inference.security.endpoints import kind_of
-        from fairlead.serve.inference.security.tokens import KeysPendingError
-
-        if kind_of(route.path) == "model" and guard.is_open:
+        if route.is_model and guard.is_open:
             route.handler(exchange, route)
             return
+        from fairlead.serve.inference.security.tokens import KeysPendingError
+
         guarded = _guarded(exchange, route)
         try:
             caller = guard.admit(guarded)

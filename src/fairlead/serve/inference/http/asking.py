@@ -51,6 +51,15 @@ _WANTED = {
 
 def asking_of(head: Head) -> Asking:
     """Read the header fields that matter to inference."""
+    known = head.asking
+    if isinstance(known, Asking):
+        return known
+    asking = _read(head)
+    head.asking = asking
+    return asking
+
+
+def _read(head: Head) -> Asking:
     found = [(_WANTED[name], value) for name, value in head.headers if name in _WANTED]
     if not found:
         return _PLAIN

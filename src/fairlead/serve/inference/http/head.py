@@ -29,9 +29,12 @@ class Head:
         target: What was asked for, as it came.
         is_old: Whether it is HTTP/1.0.
         headers: Its header fields.
+        length: Bytes of the body, where the head says so.
+        asking: What somebody read from the header fields and keeps for the next request that
+            begins with the same bytes.
     """
 
-    __slots__ = ("headers", "is_old", "method", "target")
+    __slots__ = ("asking", "headers", "is_old", "length", "method", "target")
 
     def __init__(self, method: str, target: bytes, headers: Headers, *, is_old: bool) -> None:
         """Describe a request."""
@@ -39,6 +42,8 @@ class Head:
         self.target = target
         self.headers = headers
         self.is_old = is_old
+        self.length = 0
+        self.asking: object = None
 
     def get(self, name: bytes) -> str | None:
         """Return the value of a header field, several ones joined, or None."""

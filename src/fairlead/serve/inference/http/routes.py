@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.head import HttpError, path_of
+from fairlead.serve.inference.security.endpoints import kind_of
 
 __all__ = ["Handler", "Route", "Routes"]
 
@@ -21,12 +22,14 @@ class Route(NamedTuple):
         path: Its path, decoded.
         model: Model that the path names, or None.
         version: Version that the path names, or None.
+        is_model: Whether it asks a model or about one, and not how the server is run.
     """
 
     handler: Handler
     path: str
     model: str | None
     version: str | None
+    is_model: bool = True
 
 
 Handler = Callable[[Exchange, Route], None]
@@ -93,7 +96,8 @@ class Routes:
                 f"it takes {', '.join(_with_head(methods))}",
             )
         model, version = (*names, None, None)[:2]
-        return Route(handler, "/" + "/".join(segments), model, version)
+        path = "/" + "/".join(segments)
+        return Route(handler, path, model, version, kind_of(path) == "model")
 
     def _match(self, segments: tuple[str, ...]) -> tuple[Methods, tuple[str, ...]] | None:
         if len(segments) > 1 and not segments[-1]:

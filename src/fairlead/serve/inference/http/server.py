@@ -11,6 +11,7 @@ from time import perf_counter
 from fairlead.serve.inference.accepting import Acceptor, OpenCounts
 from fairlead.serve.inference.http.connection import Connection
 from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.known_heads import KnownHeads
 from fairlead.serve.inference.http.limits import HttpLimits
 from fairlead.serve.inference.http.wire import Wire
 
@@ -29,6 +30,7 @@ class HttpServer:
         dispatch: Answers a complete request, now or later; never raises.
         limits: What clients may ask of a connection.
         wire: Writes the heads of answers.
+        heads: Heads of requests that came before.
         connections: The clients there are.
         buffered_bytes: Bodies that are held at the moment.
         is_draining: Whether every answer shall be the last of its connection.
@@ -51,6 +53,7 @@ class HttpServer:
         self.dispatch = dispatch
         self.limits = limits
         self.wire = Wire()
+        self.heads = KnownHeads()
         self.connections: set[Connection] = set()
         self.buffered_bytes = 0
         self.is_draining = False
