@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,6 +314,11 @@ def test_certificates_are_required_and_renewed_without_a_restart(strict):
     client = authority.issue("client", is_client=True)
     stranger = Authority(folder, "other").issue("client2", is_client=True)
     first = shaken(handle, folder, client)
+    with handle.client() as own:  # Fairlead's own commands have a certificate of their own.
+        assert own.infer({"x": X}).arm == "baseline"
+        own.set_traffic(TrafficSplit(weights={"baseline": 1.0}))
+    shown = Path(handle.endpoint.client_certificate)
+    assert stat.S_IMODE(shown.stat().st_mode) == 0o600
     for bad in (None, stranger):
         with pytest.raises((ssl.SSLError, ConnectionError)):
             shaken(handle, folder, bad)
@@ -324,6 +330,10 @@ def test_certificates_are_required_and_renewed_without_a_restart(strict):
     (folder / "renewed.key").replace(folder / "server.key")
     time.sleep(1.1)
     assert shaken(handle, folder, client) != first
+    with handle.client() as own:
+        assert own.ready()
+    handle.stop()
+    assert not shown.exists()
 
 
 def test_a_certificate_that_cannot_be_used_is_said_before_anything_listens(wines, tmp_path):

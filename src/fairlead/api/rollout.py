@@ -114,9 +114,7 @@ def watch_rollout(
     config = rollout.RolloutConfig.parse(settings or {})
     endpoint, token = find_endpoint(ctx.workspace, service)
     known = LabelFile(label_file) if label_file else None
-    with contextlib.closing(
-        EndpointClient(endpoint.url, endpoint.service, token, certificate=endpoint.certificate)
-    ) as client:
+    with contextlib.closing(EndpointClient.of(endpoint, token)) as client:
         outcome = rollout.roll_out(
             endpoint,
             config,
@@ -186,9 +184,7 @@ def _steer(service: str, ctx: Context, *, promote: bool) -> Outcome[RolloutState
         ended = state.model_copy(update={"status": "aborted", "weight": 0.0})
         journal.write(ended)
         return Outcome(ended, state_report(ended, is_running=False))
-    with contextlib.closing(
-        EndpointClient(endpoint.url, endpoint.service, token, certificate=endpoint.certificate)
-    ) as client:
+    with contextlib.closing(EndpointClient.of(endpoint, token)) as client:
         ended = steer(client, journal, promote=promote)
     return Outcome(ended, state_report(ended, is_running=journal.is_held))
 

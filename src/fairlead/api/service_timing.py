@@ -60,8 +60,10 @@ def time_service(place: Place, feeds: Feeds | None) -> list[Evidence]:
 def _client(place: Place) -> EndpointClient:
     from fairlead.backends.endpoint import EndpointClient
 
-    certificate = None if place.endpoint is None else place.endpoint.certificate
-    return EndpointClient(place.url, place.service, place.admin_token, certificate=certificate)
+    if place.endpoint is None:
+        return EndpointClient(place.url, place.service, place.admin_token)
+    at = place.endpoint.model_copy(update={"url": place.url, "service": place.service})
+    return EndpointClient.of(at, place.admin_token)
 
 
 def _inside(place: Place) -> EndpointClient | None:

@@ -277,13 +277,7 @@ def _ask(record: ServiceRecord) -> tuple[bool, dict[str, int]]:
     """Return whether a server is ready, and what became of its predictions, where it says so."""
     from fairlead.backends.endpoint import EndpointClient
 
-    with EndpointClient(
-        record.endpoint.url,
-        record.endpoint.service,
-        record.admin_token,
-        timeout_s=5.0,
-        certificate=record.endpoint.certificate,
-    ) as client:
+    with EndpointClient.of(record.endpoint, record.admin_token, timeout_s=5.0) as client:
         try:
             lines = client.metrics().splitlines()
         except FairleadError:

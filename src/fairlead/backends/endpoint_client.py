@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fairlead.backends.client import Client, TlsOptions
 from fairlead.backends.client_calls import InferResult
@@ -71,6 +71,7 @@ class EndpointClient(Client):
         *,
         timeout_s: float = 30.0,
         certificate: str | None = None,
+        client_certificate: str | None = None,
     ) -> None:
         """Remember where the server is; nothing is sent yet.
 
@@ -81,6 +82,7 @@ class EndpointClient(Client):
             timeout_s: Longest wait for one answer, in seconds.
             certificate: PEM file of the server's certificate; None trusts the authorities of this
                 machine.
+            client_certificate: PEM file of key and certificate to show.
 
         Raises:
             UsageError: It is no URL of a server.
@@ -91,7 +93,21 @@ class EndpointClient(Client):
             token=admin_token,
             timeout_s=timeout_s,
             retry=RetryPolicy(attempts=1),
-            tls=None if certificate is None else TlsOptions(pinned=Path(certificate)),
+            tls=_tls_of(certificate, client_certificate),
+        )
+
+    @classmethod
+    def of(
+        cls, endpoint: Endpoint, admin_token: str | None = None, *, timeout_s: float = 30.0
+    ) -> Self:
+        """Return a client of a server on this machine, with what its record says of TLS."""
+        return cls(
+            endpoint.url,
+            endpoint.service,
+            admin_token,
+            timeout_s=timeout_s,
+            certificate=endpoint.certificate,
+            client_certificate=endpoint.client_certificate,
         )
 
     @property
@@ -148,3 +164,10 @@ class EndpointClient(Client):
 
     def _json(self, method: str, path: str, document: object = None) -> dict[str, Any]:
         return self._run(self._calls.json(method, path, document))
+
+
+def _tls_of(certificate: str | None, client_certificate: str | None) -> TlsOptions | None:
+    if certificate is None:
+        return None
+    shown = None if client_certificate is None else Path(client_certificate)
+    return TlsOptions(pinned=Path(certificate), certificate=shown)

@@ -37,7 +37,7 @@ def probe_service(
         DataError: It found the rows wrong.
     """
     endpoint, token = find_endpoint(workspace, service)
-    client = EndpointClient(endpoint.url, endpoint.service, token, certificate=endpoint.certificate)
+    client = EndpointClient.of(endpoint, token)
     n_rows = first_dimension(feeds)
     seen: dict[str, float] = {}
     try:

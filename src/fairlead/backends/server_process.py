@@ -58,13 +58,7 @@ class ServerHandle:
 
     def client(self, *, timeout_s: float = 30.0) -> EndpointClient:
         """Return a client that may use the control endpoints."""
-        return EndpointClient(
-            self.endpoint.url,
-            self.endpoint.service,
-            self.admin_token,
-            timeout_s=timeout_s,
-            certificate=self.endpoint.certificate,
-        )
+        return EndpointClient.of(self.endpoint, self.admin_token, timeout_s=timeout_s)
 
     def stop(self, *, timeout_s: float = 20.0) -> int:
         """Let the server drain, and end it when that takes too long.

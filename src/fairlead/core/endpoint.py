@@ -22,6 +22,8 @@ class Endpoint(Value):
     """Address for gRPC, for example `127.0.0.1:8081`; None where it is not served."""
     certificate: str | None = None
     """PEM file of the server's own certificate where it speaks TLS, for clients on its machine."""
+    client_certificate: str | None = None
+    """PEM file of a key and certificate that such clients show where the server requires one."""
 
 
 class TrafficSplit(Value):

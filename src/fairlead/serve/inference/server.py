@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairlead.backends.cpus import usable_cpus
@@ -46,6 +47,7 @@ from fairlead.serve.inference.repository import Repository
 from fairlead.serve.inference.security.config import SecurityConfig
 from fairlead.serve.inference.security.guard import Guard
 from fairlead.serve.inference.security.opening import GuardPlan, open_guard, read_optional
+from fairlead.serve.inference.security.own_certificate import write_own_certificate
 from fairlead.serve.inference.security.tls import open_server_context
 from fairlead.serve.inference.served import Observer
 
@@ -138,6 +140,9 @@ def run_server(plan: ServerPlan, on_ready: Callable[[Endpoint], None]) -> None:
             on_ready(endpoint)
 
         place = _place(plan, listener, grpc)
+        if place.client_certificate is not None:
+            write_own_certificate(Path(place.client_certificate))
+            stack.callback(Path(place.client_certificate).unlink, missing_ok=True)
         if plan.config.workers > 1:
             from fairlead.serve.inference.supervising import supervise
 
@@ -293,6 +298,8 @@ def _place(
     tls = plan.security.tls
     scheme = "http" if tls is None else "https"
     certificate = None if tls is None else str(tls.certificate.resolve())
+    own = plan.workspace.services / f"{plan.name}.pem"
+    is_required = tls is not None and tls.is_client_required
     return Endpoint(
         service=plan.name,
         url=f"{scheme}://{_address(listener)}",
@@ -300,6 +307,7 @@ def _place(
         arms={},
         grpc=None if grpc_listener is None else _address(grpc_listener),
         certificate=certificate,
+        client_certificate=str(own) if is_required else None,
     )
 
 
@@ -315,7 +323,7 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
 
     server = build_server(service, _http_limits(plan.config))
     grpc = None if site.grpc_listener is None else _grpc_server(plan, service)
-    context = _context(plan, "http/1.1")
+    context = _context(plan, site, "http/1.1")
 
     async def live() -> None:
         loop = asyncio.get_running_loop()
@@ -330,7 +338,7 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
         watching = loop.create_task(_watch_folders(service, plan.config.reload_every_s))
         await server.start([site.listener], context, site.counts)
         if grpc is not None and site.grpc_listener is not None:
-            await grpc.start([site.grpc_listener], _context(plan, "h2"), site.grpc_counts)
+            await grpc.start([site.grpc_listener], _context(plan, site, "h2"), site.grpc_counts)
         site.on_listening(endpoint)
         await stopping.wait()
         service.is_draining = True
@@ -357,9 +365,9 @@ async def _watch_folders(service: Service, every_s: float | None) -> None:
         await service.repository.watch(every_s, load)
 
 
-def _context(plan: ServerPlan, protocol: str) -> ssl.SSLContext | None:
-    tls = plan.security.tls
-    return None if tls is None else open_server_context(tls, protocols=(protocol,))
+def _context(plan: ServerPlan, site: Site, protocol: str) -> ssl.SSLContext | None:
+    tls, own = plan.security.tls, site.place.client_certificate
+    return None if tls is None else open_server_context(tls, protocols=(protocol,), own=own)
 
 
 def _grpc_server(plan: ServerPlan, service: Service) -> GrpcServer:

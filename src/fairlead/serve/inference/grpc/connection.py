@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from fairlead.serve.inference.grpc.call import Call, OnMessage, end_frame, refusal
 from fairlead.serve.inference.grpc.call_head import CallHead
@@ -46,6 +46,7 @@ from fairlead.serve.inference.grpc.header_blocks import HeaderDecoder, HeaderErr
 from fairlead.serve.inference.grpc.limits import GrpcLimits
 from fairlead.serve.inference.grpc.sender import Sender
 from fairlead.serve.inference.grpc.status import CallError, Code
+from fairlead.serve.inference.security.certificate_names import certificate_name
 
 __all__ = ["Begin", "Connection"]
 
@@ -110,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._transport = self.sender.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        self.certificate_subject = _common_name(transport.get_extra_info("peercert"))
+        self.certificate_subject = certificate_name(transport.get_extra_info("peercert"))
         if len(self._open_ones) >= self.limits.max_connections:
             self._transport.abort()
             return
@@ -483,11 +484,3 @@ def _reset_frame(number: int, fault: Fault) -> bytes:
 
 def _goaway(last: int, fault: Fault, text: str = "") -> bytes:
     return last.to_bytes(4, "big") + fault.to_bytes(4, "big") + text.encode()[:256]
-
-
-def _common_name(certificate: dict[str, Any] | None) -> str | None:
-    for part in (certificate or {}).get("subject", ()):
-        for name, value in part:
-            if name == "commonName":
-                return str(value)
-    return None

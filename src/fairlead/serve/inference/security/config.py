@@ -84,6 +84,11 @@ class TlsConfig(Config):
     client_certificates: Literal["required", "optional"] = "required"
     """`required` ends connections without a certificate; `optional` takes it as one credential."""
 
+    @property
+    def is_client_required(self) -> bool:
+        """Whether connections without a client's certificate are ended."""
+        return self.client_ca is not None and self.client_certificates == "required"
+
 
 class ClientConfig(Config):
     """What the holder of a certificate may do."""

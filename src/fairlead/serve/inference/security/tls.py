@@ -58,36 +58,37 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def open_server_context(
-    config: TlsConfig, *, protocols: tuple[str, ...] = ("http/1.1",)
+    config: TlsConfig, *, protocols: tuple[str, ...] = ("http/1.1",), own: str | None = None
 ) -> ssl.SSLContext:
     """Return a context for a listener: TLS 1.2 or newer, forward secrecy, certificates reloaded.
 
     Args:
         config: Certificates, and whether clients must show one.
         protocols: Application protocols to offer, best first.
+        own: PEM file with the certificate of Fairlead's own commands, which is trusted, too.
 
     Raises:
         ConfigError: A file cannot be read, or certificate and key do not fit together.
     """
     files = TlsFiles(config)
-    current = _build(config, protocols)
+    current = _build(config, protocols, own)
 
     def choose(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         nonlocal current
         if files.has_changed():
             try:
-                current = _build(config, protocols)
+                current = _build(config, protocols, own)
                 _log.info("the certificate in %s was read again", config.certificate)
             except ConfigError as exc:
                 _log.warning("%s; the certificate read before stays in force", exc)
         handshake.context = current
 
-    front = _build(config, protocols)
+    front = _build(config, protocols, own)
     front.sni_callback = choose
     return front
 
 
-def _build(config: TlsConfig, protocols: tuple[str, ...]) -> ssl.SSLContext:
+def _build(config: TlsConfig, protocols: tuple[str, ...], own: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
@@ -99,10 +100,12 @@ def _build(config: TlsConfig, protocols: tuple[str, ...]) -> ssl.SSLContext:
         context.load_cert_chain(config.certificate, config.key, password=lambda: "")
         if config.client_ca is not None:
             context.load_verify_locations(config.client_ca)
+        if own is not None:
+            context.load_verify_locations(own)
     except (OSError, ValueError) as exc:
         raise _unusable(config, exc) from exc
     if config.client_ca is not None:
-        is_required = config.client_certificates == "required"
+        is_required = config.is_client_required
         context.verify_mode = ssl.CERT_REQUIRED if is_required else ssl.CERT_OPTIONAL
     return context
 
