@@ -1,4 +1,4 @@
-"""A quarter of the bytes, refused when accuracy falls by more than the budget."""
+"""Fewer bytes or less time, refused when accuracy falls by more than the budget."""
 
 import sys
 from pathlib import Path

@@ -197,9 +197,7 @@ def whole_metric(outputs: dict[str, Array], labels: Array) -> float:
 @pytest.mark.parametrize(
     ("name", "text"), [("broken_metric", "nan"), ("failing_metric", "KeyError")]
 )
-def test_a_metric_that_cannot_be_computed_is_an_error(
-    digits_bundle, name, text, tmp_path
-) -> None:
+def test_a_metric_that_cannot_be_computed_is_an_error(digits_bundle, name, text, tmp_path) -> None:
     settings = config(metric=f"{__name__}:{name}")
     with pytest.raises(DataError, match=text):
         quantize(digits_bundle, zoo.digits_dataset(), settings, out=tmp_path / "q")

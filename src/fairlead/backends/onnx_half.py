@@ -16,6 +16,7 @@ from fairlead.core.ports import Feeds
 __all__ = ["overflowing_nodes", "store_half", "to_fp16"]
 
 _LARGEST_FP16 = 65504.0
+_MOST_LOSS = 0.01
 _ROOM = 4.0
 """A value within this factor of the largest fp16 number counts as an overflow to come."""
 _FLOAT = 1
@@ -92,7 +93,8 @@ def store_half(
 ) -> tuple[Graph, int]:
     """Return a copy whose large weights are stored in half precision and computed with in fp32.
 
-    The arithmetic and its speed stay; only the bytes halve. Weights that fp16 cannot hold stay.
+    The arithmetic and its speed stay; only the bytes halve. Weights that are too large or too
+    small for fp16 stay as they are.
 
     Args:
         model: A graph in fp32.
@@ -109,8 +111,8 @@ def store_half(
     kept = []
     for tensor in copy.graph.initializer:
         values = int(np.prod(tensor.dims)) if tensor.dims else 1
-        too_large = dtype == "fp16" and tensor.data_type == _FLOAT and _peak(tensor) > _LARGEST_FP16
-        if tensor.data_type != _FLOAT or values < smallest or too_large:
+        is_float = tensor.data_type == _FLOAT and values >= smallest
+        if not is_float or (dtype == "fp16" and _loses(tensor)):
             kept.append(type(tensor).FromString(tensor.SerializeToString()))
             continue
         name = f"{tensor.name}_{dtype}"
@@ -122,6 +124,19 @@ def store_half(
     copy.graph.node.extend(nodes)
     copy.graph.initializer.extend(kept)
     return copy, stored
+
+
+def _loses(tensor: Any) -> bool:  # noqa: ANN401 (untyped library)
+    """Whether fp16 overflows on a weight, or rounds more than a hundredth of it away."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor).astype(np.float64)
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16).astype(np.float64)
+    if not np.isfinite(rounded).all():
+        return True
+    size = float(np.linalg.norm(values))
+    return float(np.linalg.norm(values - rounded)) > _MOST_LOSS * size
 
 
 def _half(tensor: Any, name: str, kind: int) -> Any:  # noqa: ANN401

@@ -145,7 +145,8 @@ def choose_range(
     if not np.isfinite([low, high]).all() or high - low <= 0:
         return 0.0, 1.0
     if method == "moving-average":
-        return min(seen.average_low, 0.0), max(seen.average_high, 1e-12)
+        low, high = min(seen.average_low, 0.0), max(seen.average_high, 0.0)
+        return (low, high) if high > low else (0.0, 1.0)
     if method == "minmax" or seen.counts.sum() == 0:
         return low, high
     edge = _percentile(seen, percentile) if method == "percentile" else _entropy(seen.counts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fairlead.backends.cpus import throttled_ratio, usable_cpus
 from fairlead.backends.onnxruntime import available_providers
+from fairlead.backends.openvino import OPENVINO, has_openvino
 from fairlead.backends.runners import open_runner
 from fairlead.core.bundle import Bundle, RuntimeSettings, derive_bundle
 from fairlead.core.dataset import Dataset, bind
@@ -179,7 +180,8 @@ def _provider(bundle: Bundle) -> str:
     wanted = bundle.runtime.execution_provider
     if bundle.manifest.kind != "onnx":
         return wanted
-    return wanted if wanted in available_providers() else "CPUExecutionProvider"
+    present = (*available_providers(), *((OPENVINO,) if has_openvino() else ()))
+    return wanted if wanted in present else "CPUExecutionProvider"
 
 
 def _settings(bundle: Bundle, own: RuntimeSettings, cpus: int) -> dict[str, RuntimeSettings]:

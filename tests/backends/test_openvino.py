@@ -1,0 +1,45 @@
+"""OpenVINO as a runtime; everything here is skipped where it is not installed."""
+
+import numpy as np
+import pytest
+
+from fairlead.backends.onnx_graph import write_graph
+from fairlead.backends.onnxruntime import OnnxRunner
+from fairlead.backends.openvino import OPENVINO, OpenVinoRunner, has_openvino
+from fairlead.backends.runners import open_onnx
+from fairlead.core.bundle import RuntimeSettings
+from fairlead.core.errors import MissingExtraError, ModelError, SignatureError
+from tests.optimize import zoo
+
+needs_openvino = pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
+SETTINGS = RuntimeSettings(execution_provider=OPENVINO, intra_op_threads=1)
+ROWS = {"x": np.random.default_rng(0).normal(0, 1, (9, 16)).astype(np.float32)}
+
+
+@pytest.mark.skipif(has_openvino(), reason="OpenVINO is installed")
+def test_without_the_library_the_install_line_is_named() -> None:
+    with pytest.raises(MissingExtraError) as caught:
+        open_onnx(write_graph(zoo.dense()), SETTINGS)
+    assert "fairlead[openvino]" in caught.value.hint
+
+
+@needs_openvino
+def test_it_gives_what_onnx_runtime_gives() -> None:
+    model = write_graph(zoo.dense())
+    fast, known = open_onnx(model, SETTINGS), OnnxRunner(model)
+    assert isinstance(fast, OpenVinoRunner)
+    assert fast.signature == known.signature
+    np.testing.assert_allclose(fast.run(ROWS)["y"], known.run(ROWS)["y"], atol=1e-5)
+    again = {"x": ROWS["x"][:2]}
+    np.testing.assert_allclose(fast.run(again)["y"], known.run(again)["y"], atol=1e-5)
+    fast.close()
+
+
+@needs_openvino
+def test_wrong_rows_and_broken_models_are_our_errors(tmp_path) -> None:
+    runner = OpenVinoRunner(write_graph(zoo.dense()), SETTINGS)
+    with pytest.raises(SignatureError):
+        runner.run({"x": ROWS["x"][:, :3]})
+    (tmp_path / "broken.onnx").write_bytes(b"\x08garbage" * 9)
+    with pytest.raises(ModelError):
+        OpenVinoRunner(tmp_path / "broken.onnx", SETTINGS)
