@@ -57,7 +57,10 @@ def _pack(folder: Path) -> None:
     rows = str(folder / "holdout.parquet")
     pack(str(folder / "model.onnx"), data=rows, labels="label", out=folder / "baseline",
          name="digits", context=context)  # fmt: skip
-    quantize(folder / "baseline", rows, labels="label", out=folder / "candidate", context=context)
+    quantize(
+        folder / "baseline", rows, labels="label", out=folder / "candidate", context=context,
+        settings={"method": "dynamic-int8", "time_limit_s": 2.0},
+    )  # fmt: skip
 
 
 @pytest.fixture

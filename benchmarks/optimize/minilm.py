@@ -4,8 +4,8 @@
 
 FOLDER holds what `minilm_export.py` wrote. Without OpenVINO in the environment its lines are left
 out; NNCF's own line needs nncf as well. All versions are timed in one interleaved run on one
-thread; × is the minimum of the CPU time of ONNX Runtime in fp32 over that of the version. Quality
-is that of the embeddings against those of the original on rows that nothing was chosen on.
+thread; speed is the minimum of the CPU time of ONNX Runtime in fp32 over that of the version.
+Quality is that of the embeddings against those of the original, over the last 128 rows.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ def stock_models(source: Path, folder: Path, scratch: Path):
     """Return name → (model, settings) of what the tools make by themselves."""
     import onnx
     from onnxruntime.quantization import (
-        CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static,
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
     )  # fmt: skip
 
     rows = dict(np.load(folder / "rows-128.npz"))
@@ -133,7 +137,8 @@ def compare(source, models, rows, batch, length) -> None:
         runners, rows, sizes=sizes, batch_rows=batch, blocks=40, time_limit_s=60
     )
     base, exact = found["ORT fp32"], vectors["ORT fp32"].astype(np.float64)
-    print(f"\n{batch} x {length}\n| version | MB | ms | × | cosine | Spearman | top-1 neighbour |")
+    print(f"\n{batch} x {length}")
+    print("| version | MB | ms | times as fast | cosine | Spearman | top-1 neighbour |")
     print("|---|---|---|---|---|---|---|")
     for name, one in found.items():
         other = vectors[name].astype(np.float64)
