@@ -76,7 +76,7 @@ def _words(scene: Scene) -> list[str]:
     hidden = {at for tool in scene.tools for at in range(tool.first, tool.last + 1)}
     for tool in scene.tools:
         hidden |= set(leading_words(scene.reading, tool.first))
-    hidden |= _empty_sentences(scene, hidden)
+    hidden |= _empty_sentences(scene, hidden) | _repeated_sentences(scene)
     kept = [
         "0" if word.isdecimal() else word
         for at, word in enumerate(scene.reading.stems)
@@ -96,6 +96,21 @@ def _empty_sentences(scene: Scene, hidden: set[int]) -> set[int]:
         if at not in hidden and word not in load_fillers():
             said.discard(sentence)
     return {at for at, sentence in enumerate(scene.reading.sentences) if sentence in said}
+
+
+def _repeated_sentences(scene: Scene) -> set[int]:
+    """Return the words of sentences that were said before, such as the lines of a log."""
+    by_sentence: defaultdict[int, list[int]] = defaultdict(list)
+    for at, sentence in enumerate(scene.reading.sentences):
+        by_sentence[sentence].append(at)
+    said: set[tuple[str, ...]] = set()
+    found: set[int] = set()
+    for places in by_sentence.values():
+        words = tuple(scene.reading.stems[at] for at in places)
+        if words in said:
+            found.update(places)
+        said.add(words)
+    return found
 
 
 def _word_features(words: list[str]) -> Iterator[str]:
