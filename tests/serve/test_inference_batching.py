@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 
 import numpy as np
 import pytest
 
 from fairlead.core.errors import ModelError, OverloadedError
+from fairlead.core.signature import Signature, TensorSpec
 from fairlead.serve.inference.batching import BatchQueue, QueueLimits
 from fairlead.serve.inference.methods import METHODS
 from fairlead.serve.inference.methods.queue import Waiting
+from fairlead.serve.inference.pace import Pace
+from fairlead.serve.inference.padding import Padding, bucket_of
 
 
 class Doubler:
@@ -49,7 +53,7 @@ def rows(*values):
 handles = {}
 
 
-def submit(queue, feeds, **options):
+def submit(queue, feeds, *, n_rows=None, **options):
     """Queue a request; the future is its ending."""
     future = asyncio.get_running_loop().create_future()
 
@@ -59,7 +63,7 @@ def submit(queue, feeds, **options):
         else:
             future.set_result(ending)
 
-    handles[future] = queue.submit(feeds, len(feeds["x"]), done, **options)
+    handles[future] = queue.submit(feeds, n_rows or len(feeds["x"]), done, **options)
     return future
 
 
@@ -233,3 +237,168 @@ def test_an_arm_that_gets_few_requests_runs_like_its_twin_that_gets_many():
 
     asyncio.run(live(queue_of(Steady(), inline_s=0.03)))
     assert is_inline == [False, False]
+
+
+def test_what_is_late_is_not_run_and_what_runs_too_long_is_answered():
+    gate = threading.Event()
+    model = Doubler(gate)
+
+    async def live():
+        queue = queue_of(model, max_batch_rows=1)
+        now = time.perf_counter()
+        running = submit(queue, rows(1), deadline=now + 0.05)
+        waiting = submit(queue, rows(2), deadline=now + 0.05)
+        patient = submit(queue, rows(3), deadline=now + 60)
+        found = await asyncio.gather(running, waiting, return_exceptions=True)
+        assert [type(item) for item in found] == [TimeoutError, TimeoutError]
+        assert queue.n_pending == 1
+        gate.set()
+        assert (await patient).outputs["y"].ravel().tolist() == [6]
+        queue.close()
+
+    asyncio.run(live())
+    assert len(model.batches) == 2  # the one that had begun, and the patient one
+
+
+def test_the_urgent_goes_first_and_the_unimportant_last():
+    gate = threading.Event()
+    seen = []
+
+    class Watched(Doubler):
+        def __call__(self, feeds):
+            found = super().__call__(feeds)
+            seen.append(feeds["x"].ravel().tolist()[0])
+            return found
+
+    async def live():
+        queue = queue_of(Watched(gate), max_batch_rows=1)
+        first = submit(queue, rows(0))
+        await asyncio.sleep(0)
+        held = [submit(queue, rows(v), priority=p) for v, p in ((1, -1), (2, 0), (3, 1), (4, 0))]
+        gate.set()
+        await asyncio.gather(first, *held)
+        queue.close()
+
+    asyncio.run(live())
+    assert seen == [0, 3, 2, 4, 1]
+
+
+def test_a_queue_that_is_too_slow_refuses_early_and_the_unimportant_first():
+    gate = threading.Event()
+    gate.set()
+
+    class Slow(Doubler):
+        def __call__(self, feeds):
+            threading.Event().wait(0.02 * len(feeds["x"]))
+            return super().__call__(feeds)
+
+    async def live():
+        queue = queue_of(Slow(gate), max_batch_rows=1, max_delay_s=0.15)
+        await submit(queue, rows(0))
+        held = []
+        with pytest.raises(OverloadedError, match="too late") as refused:  # noqa: PT012
+            for value in range(100):
+                held.append(submit(queue, rows(value)))
+        assert refused.value.retry_after_s >= 1
+        assert 2 <= len(held) < 40
+        with pytest.raises(OverloadedError):
+            queue.check_room(-1)
+        queue.check_room(1)
+        with pytest.raises(OverloadedError):
+            queue.check_room(1, time.perf_counter() + 0.01)
+        await asyncio.gather(*held)
+        queue.close()
+
+    asyncio.run(live())
+
+
+def test_batches_stay_within_the_latency_budget():
+    class Steady(Doubler):
+        def __call__(self, feeds):
+            threading.Event().wait(0.01 * len(feeds["x"]))
+            return super().__call__(feeds)
+
+    model = Steady()
+
+    async def live():
+        queue = queue_of(model, max_batch_rows=64, latency_budget_s=0.08)
+        await ask(queue, rows(0))
+        await ask(queue, *[rows(v) for v in range(40)])
+        queue.close()
+
+    asyncio.run(live())
+    assert sum(model.batches) == 41
+    assert max(model.batches) <= 8
+
+
+def test_sequences_are_padded_run_together_and_cut_back():
+    shapes = []
+
+    def run_model(feeds):
+        shapes.append(feeds["ids"].shape)
+        assert feeds["ids"].dtype == np.int64
+        shown = feeds["ids"] * feeds["mask"]
+        return {"same": shown * 10, "sum": shown.sum(axis=1)}
+
+    signature = Signature(
+        inputs=tuple(TensorSpec(name=n, dtype="int64", shape=(-1, -1)) for n in ("ids", "mask")),
+        outputs=(
+            TensorSpec(name="same", dtype="int64", shape=(-1, -1)),
+            TensorSpec(name="sum", dtype="int64", shape=(-1,)),
+        ),
+    )
+    padding = Padding.for_signature({"ids": 7, "mask": 0}, signature)
+
+    def sequence(length, n_rows=1):
+        ids = np.arange(1, length + 1)[None].repeat(n_rows, axis=0)
+        return {"ids": ids, "mask": np.ones_like(ids)}
+
+    async def live():
+        queue = BatchQueue(
+            run_model, take=METHODS["adaptive-batching"], is_joinable=True,
+            limits=QueueLimits(max_batch_rows=16), name="baseline", padding=padding,
+        )  # fmt: skip
+        requests = [sequence(5), sequence(6, 2), sequence(12), sequence(5)]
+        found = await asyncio.gather(
+            *[submit(queue, feeds, n_rows=len(feeds["ids"])) for feeds in requests]
+        )
+        queue.close()
+        return requests, [item.outputs for item in found]
+
+    requests, found = asyncio.run(live())
+    assert sorted(shapes) == [(1, 12), (4, 6)]
+    for feeds, outputs in zip(requests, found, strict=True):
+        np.testing.assert_array_equal(outputs["same"], feeds["ids"] * 10)
+        np.testing.assert_array_equal(outputs["sum"], feeds["ids"].sum(axis=1))
+
+
+@pytest.mark.parametrize("length", range(1, 130))
+def test_a_bucket_wastes_at_most_a_third(length):
+    bucket = bucket_of(length)
+    assert length <= bucket
+    assert bucket_of(bucket) == bucket
+    assert length <= 2 or length > bucket * 2 / 3 - 1
+
+
+def test_padding_needs_a_value_for_every_sequence_and_nothing_else_that_is_free():
+    def of(**shapes):
+        specs = tuple(TensorSpec(name=n, dtype="int64", shape=s) for n, s in shapes.items())
+        return Signature(inputs=specs, outputs=())
+
+    assert Padding.for_signature({"a": 0}, of(a=(-1, -1))) is not None
+    assert Padding.for_signature({"a": 0}, of(a=(-1, -1), b=(-1, -1))) is None
+    assert Padding.for_signature({"a": 0}, of(a=(-1, 4))) is None
+    assert Padding.for_signature({"a": 0}, of(a=(-1, -1, -1))) is None
+    assert Padding.for_signature({}, of(a=(-1, -1))) is None
+
+
+def test_a_model_that_waits_for_others_is_soon_kept_out_of_the_loop():
+    pace = Pace(inline_s=0.001)
+    pace.learn_aside(0.003, 0.0001, 1)  # little computing: perhaps it waited for the interpreter
+    assert pace.is_short(1)
+    for _ in range(3):
+        pace.learn_inline(0.003, 1)
+    assert not pace.is_short(1)
+    for _ in range(9):
+        pace.learn_aside(0.003, 0.0001, 1)
+        assert not pace.is_short(1)
