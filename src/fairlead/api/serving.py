@@ -92,14 +92,15 @@ def run_server(
         ModelError: A model cannot be loaded.
     """
     from fairlead.serve.inference import ModelSource, ServingConfig
-    from fairlead.serve.inference import server as life
     from fairlead.serve.inference.model_versions import name_sources
+    from fairlead.serve.inference.plan import ServerPlan
+    from fairlead.serve.inference.starting import run_server as run
 
     ctx = context or Context.open()
     config = ServingConfig.parse(settings or {})
     sources = [ModelSource.parse(str(item)) for item in (bundle, *more)]
     token = ctx.settings.admin_token
-    plan = life.ServerPlan(
+    plan = ServerPlan(
         sources=name_sources(sources, config.name),
         config=config,
         workspace=ctx.workspace,
@@ -109,7 +110,7 @@ def run_server(
         admin_token=None if token is None else token.get_secret_value(),
         until_stdin_closes=until_stdin_closes,
     )
-    life.run_server(plan, on_ready)
+    run(plan, on_ready)
 
 
 def score_batch(

@@ -10,8 +10,8 @@ from typing import Any
 
 from fairlead.backends.cpus import usable_cpus
 from fairlead.core.endpoint import Endpoint
-from fairlead.serve.inference.server import ServerPlan, watch_stdin
-from fairlead.serve.inference.worker import plan_document
+from fairlead.serve.inference.plan import ServerPlan, document_of
+from fairlead.serve.inference.stdin_watch import watch_stdin
 from fairlead.serve.inference.workers import Supervision, Supervisor
 
 __all__ = ["supervise"]
@@ -45,7 +45,7 @@ def supervise(
 
     work = Supervision(
         n_workers=config.workers,
-        plan=plan_document(plan, endpoint=place, cpus=cpus),
+        plan=document_of(plan, endpoint=place, cpus=cpus),
         listeners={"http": listener} | ({"grpc": grpc_listener} if grpc_listener else {}),
         hang_timeout_s=config.worker_hang_s,
         drain_timeout_s=config.drain_timeout_s,

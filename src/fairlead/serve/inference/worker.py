@@ -14,51 +14,25 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.errors import FairleadError
-from fairlead.core.workspace import Workspace
 from fairlead.serve.inference.accepting import OpenCounts
 from fairlead.serve.inference.bus import WorkerBus, say_failed
-from fairlead.serve.inference.config import ServingConfig
-from fairlead.serve.inference.model_versions import ModelSource
-from fairlead.serve.inference.server import ServerPlan, Site, serve_here
+from fairlead.serve.inference.plan import Site, plan_of
+from fairlead.serve.inference.server import serve_here
 
-__all__ = ["plan_document", "run_worker"]
+__all__ = ["run_worker"]
 
 _BEAT_S = 0.5
-
-
-def plan_document(plan: ServerPlan, *, endpoint: Endpoint, cpus: int) -> dict[str, Any]:
-    """Return what a worker must know of the plan, as JSON.
-
-    Args:
-        plan: What the service serves, with its admin token.
-        endpoint: Where it answers.
-        cpus: CPUs that one worker may use.
-    """
-    return {
-        "sources": [[source.name, str(source.path)] for source in plan.sources],
-        "config": plan.config.model_dump(mode="json", exclude_defaults=True),
-        "home": str(plan.workspace.root),
-        "database_url": plan.workspace.database_url,
-        "candidate": None if plan.candidate is None else str(plan.candidate.path),
-        "trust": plan.trust,
-        "cpus": cpus,
-        "admin_token": plan.admin_token,
-        "is_token_chosen": plan.is_token_chosen,
-        "endpoint": endpoint.model_dump(mode="json"),
-    }
 
 
 def run_worker(document: dict[str, Any]) -> int:
     """Serve until the supervisor says to stop, or is gone.
 
     Args:
-        document: Of `plan_document`, with what the supervisor adds.
+        document: Of `document_of`, with what the supervisor adds.
 
     Returns:
         The exit code.
@@ -70,7 +44,7 @@ def run_worker(document: dict[str, Any]) -> int:
     grpc = document["listeners"].get("grpc")
     bus = WorkerBus(document["n_workers"])
     endpoint = Endpoint.model_validate(document["endpoint"])
-    plan = _plan(document)
+    plan = plan_of(document)
 
     async def join(found: Endpoint) -> None:
         end.setblocking(False)
@@ -96,20 +70,6 @@ def run_worker(document: dict[str, Any]) -> int:
         say_failed(end, exc)
         return 2
     return 0
-
-
-def _plan(document: dict[str, Any]) -> ServerPlan:
-    candidate = document["candidate"]
-    return ServerPlan(
-        sources=tuple(ModelSource(name, Path(path)) for name, path in document["sources"]),
-        config=ServingConfig.parse(document["config"]),
-        workspace=Workspace(Path(document["home"]), document["database_url"]),
-        candidate=None if candidate is None else Bundle.open(candidate),
-        trust=document["trust"],
-        cpu_limit=document["cpus"],
-        admin_token=document["admin_token"],
-        is_token_chosen=document["is_token_chosen"],
-    )
 
 
 def _beat(bus: WorkerBus) -> None:

@@ -47,7 +47,7 @@ class Supervision:
 
     Attributes:
         n_workers: How many workers there shall be.
-        plan: JSON document that a worker reads; `worker.py` knows what stands in it.
+        plan: JSON document that a worker reads; `plan.py` knows what stands in it.
         listeners: Name → socket that every worker inherits.
         hang_timeout_s: A worker that is silent for longer is replaced, in seconds.
         drain_timeout_s: How long requests in flight may take when the service stops, in seconds.
@@ -195,7 +195,8 @@ class Supervisor:
             return
         self._answers.n_restarts += 1
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** max(0, place.failures - 1))
-        _log.error("worker %d %s; another starts in %g s", place.number, _how(code), pause_s)
+        why = "" if member is None or member.failure is None else f" ({member.failure})"
+        _log.error("worker %d %s%s; another starts in %g s", place.number, _how(code), why, pause_s)
         await asyncio.sleep(pause_s)
         if not self._draining.is_set():
             await self._start(place)
