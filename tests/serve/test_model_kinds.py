@@ -79,6 +79,13 @@ def test_an_ensemble_is_served_and_tells_how_long_each_step_took(counter):
         assert line in metrics
 
 
+def test_a_request_of_many_rows_tells_of_all_its_batches(counter):
+    rows = ["some words here"] * 100
+    answer = infer(counter.endpoint.url, "counter", rows)
+    assert answer["outputs"][0]["data"] == [3] * 100
+    assert list(answer["parameters"]) == ["step_ms.tokenise", "step_ms.count"]
+
+
 def test_the_metadata_of_an_ensemble_is_that_of_the_whole(counter):
     about = json.loads(get(counter.endpoint.url, "/v2/models/counter"))
     assert about["platform"] == "ensemble"

@@ -168,15 +168,6 @@ def test_the_outcomes_hold_hits_too(cached):
     assert outcomes["logged-1"].run_ms == 0
 
 
-def test_the_log_marks_what_came_from_the_cache(wines, tmp_path):
-    with serving(tmp_path, wines, settings={"response_cache_mb": 4}) as handle:
-        for number in range(2):
-            ask(handle.endpoint.url, PATH, infer(ROWS, id=f"logged-{number}"))
-    batch = ParquetPredictionLog(tmp_path / ".fairlead" / "predictions").read("wines")
-    found = dict(zip(batch.ids, batch.fields["batch_rows"], strict=True))
-    assert found == {"logged-0": 1, "logged-1": 0}
-
-
 def test_errors_are_never_kept(tmp_path):
     code = write_code(tmp_path)
     bundle = packed(tmp_path, f"{code}:Picky", texts()).noun
@@ -204,13 +195,16 @@ def test_it_is_off_unless_asked_for(wines_server):
     assert not any("cache" in name for name in numbers(url))
 
 
-def test_grpc_meets_the_same_cache_and_says_so(wines, tmp_path):
+def test_the_log_marks_what_came_from_the_cache_over_grpc_too(wines, tmp_path):
     triton = pytest.importorskip("tritonclient.grpc")
     settings = {"response_cache_mb": 4, "grpc_port": 0}
     tensor = triton.InferInput("x", [1, 4], "FP32")
     tensor.set_data_from_numpy(np.array(ROWS, np.float32))
     with serving(tmp_path, wines, settings=settings) as handle:
-        ask(handle.endpoint.url, PATH, infer(ROWS))
+        ask(handle.endpoint.url, PATH, infer(ROWS, id="logged-0"))
         with triton.InferenceServerClient(handle.endpoint.grpc) as client:
-            answer = client.infer("wines", [tensor]).get_response()
+            answer = client.infer("wines", [tensor], request_id="logged-1").get_response()
     assert answer.parameters["fairlead-cache"].string_param == "hit"
+    batch = ParquetPredictionLog(tmp_path / ".fairlead" / "predictions").read("wines")
+    found = dict(zip(batch.ids, batch.fields["batch_rows"], strict=True))
+    assert found == {"logged-0": 1, "logged-1": 0}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fairlead.core.bundle import BundleManifest, Scores
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import DataError, ModelError
-from fairlead.core.ports import Runner, first_dimension
+from fairlead.core.ports import Outputs, Runner, first_dimension
 from fairlead.measure.metrics import classification_scores, regression_scores
 
 __all__ = [
@@ -58,14 +58,20 @@ def run_batches(
     fixed = next((s.shape[0] for s in runner.signature.inputs if s.shape and s.shape[0] > 0), None)
     size = fixed or batch_size
     pieces: dict[str, list[Array]] = {}
+    parts_ms: dict[str, float] = {}
     for start in range(0, n_rows, size):
         rows = min(size, n_rows - start)
         batch = {name: array[start : start + rows] for name, array in feeds.items()}
         if fixed and rows < fixed:
             batch = {name: _padded(array, fixed) for name, array in batch.items()}
-        for name, array in runner.run(batch).items():
+        outputs = runner.run(batch)
+        if isinstance(outputs, Outputs):
+            for part, run_ms in outputs.parts_ms.items():
+                parts_ms[part] = parts_ms.get(part, 0.0) + run_ms
+        for name, array in outputs.items():
             pieces.setdefault(name, []).append(_rows_of(name, array, rows, fixed or rows))
-    return {name: _concatenated(parts) for name, parts in pieces.items()}
+    whole = {name: _concatenated(parts) for name, parts in pieces.items()}
+    return Outputs(whole, parts_ms) if parts_ms else whole
 
 
 def _concatenated(parts: list[Array]) -> Array:
