@@ -218,6 +218,17 @@ def test_a_package_with_relative_imports_is_copied_and_nothing_else(tmp_path):
     assert json.loads(done.stdout) == ["pack/__init__.py", "pack/inner.py", "pack/model.py"]
 
 
+@pytest.mark.parametrize("name", ["queue", "yaml"])
+def test_a_module_that_hides_an_installed_one_is_refused(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("FACTOR = 2\n")
+    (tmp_path / "m.py").write_text(
+        f"import numpy as np\nfrom {name} import FACTOR\n"
+        "def f(columns):\n    return np.array([FACTOR for _ in columns['text']])\n"
+    )
+    with pytest.raises(ModelError, match=f"{name}.py, or the folder {name}, has the name of"):
+        packed(tmp_path, f"{tmp_path}/m.py:f", texts())
+
+
 def test_a_bundle_of_code_is_packed_again_with_other_rows(tmp_path, code):
     bundle = packed(tmp_path, f"{code}:Later", texts()).noun
     again = packed(tmp_path, bundle.path, texts(7), trust=True, out=tmp_path / "again").noun

@@ -75,7 +75,7 @@ def collect_code(reference: str) -> CodeFiles:
 
     Raises:
         NotFoundError: There is no such module or file.
-        ModelError: A file is no Python.
+        ModelError: A file is no Python, or hides a module that others in the process need.
     """
     file, module, name = split_reference(reference)
     if file is not None:
@@ -86,8 +86,27 @@ def collect_code(reference: str) -> CodeFiles:
     if _is_installed(file):
         return CodeFiles(root, (), entry, _distributions({module.split(".")[0]}))
     local, foreign = _walk(root, file)
+    _refuse_shadows({path.relative_to(root).parts[0].removesuffix(".py") for path in local})
     names = tuple(sorted(path.relative_to(root).as_posix() for path in local))
     return CodeFiles(root, names, entry, _distributions(foreign))
+
+
+def _refuse_shadows(names: set[str]) -> None:
+    """Refuse local modules with the name of one that is installed.
+
+    While a bundle is loaded its modules come first, for every thread of the server.
+    """
+    for name in sorted(names):
+        found = name in sys.stdlib_module_names
+        if not found and name in _known_distributions():
+            spec = importlib.util.find_spec(name)
+            origin = None if spec is None else spec.origin
+            found = origin is not None and _is_installed(Path(origin))
+        if found:
+            raise ModelError(
+                f"{name}.py, or the folder {name}, has the name of an installed module",
+                hint="give it another name, so that it cannot be taken for the other one",
+            )
 
 
 def _find_module(module: str) -> tuple[Path, Path]:
