@@ -1,13 +1,15 @@
-"""The prediction log of a real server: durable answers, rules, weight, and what people see of it."""
+"""The prediction log of a real server: durable answers, rules, weight, and what is seen of it."""
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fairlead import AsyncClient
 from fairlead.backends.prediction_log import ParquetPredictionLog
 from fairlead.core.errors import EndpointError
 
@@ -79,3 +81,26 @@ def test_what_the_log_loses_and_leaves_out_is_seen(wines, tmp_path, cli):
         }  # fmt: skip
         shown = cli("serve", "status", env=home, check=0)
     assert "dropped 5,000 predictions" in shown.stderr + shown.stdout
+
+
+def test_requests_that_ran_together_are_logged_one_by_one(wines, tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+
+    async def ask(url):
+        async with AsyncClient(url, "wines") as client:
+            rows = [x[i : i + 1 + i % 3] for i in range(150)]
+            return await asyncio.gather(
+                *(client.infer({"x": row}, id=f"q{i}") for i, row in enumerate(rows))
+            )
+
+    with serving(tmp_path, wines) as handle:
+        answers = asyncio.run(ask(handle.endpoint.url))
+    batch = ParquetPredictionLog(tmp_path / ".fairlead" / "predictions").read("wines")
+    assert batch.n_rows == sum(1 + i % 3 for i in range(150))
+    place = {name: at for at, name in enumerate(batch.ids)}
+    for i, answer in enumerate(answers):
+        for row in range(1 + i % 3):
+            at = place[f"q{i}" if i % 3 == 0 else f"q{i}#{row}"]
+            assert batch.outputs["prediction"][at] == answer.outputs["label"][row]
+            assert batch.inputs.columns["a"][at] == x[i + row, 0]
+            assert batch.outputs["score[1]"][at] == answer.outputs["scores"][row, 1]

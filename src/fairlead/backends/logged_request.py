@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from fairlead.core.bundle import BundleManifest
 from fairlead.core.ports import Array, Feeds
 
-__all__ = ["LoggedRequest", "Render", "RequestColumns", "render_requests"]
+__all__ = ["LoggedRequest", "Render", "RequestColumns", "render_joined", "render_requests"]
 
 
 class LoggedRequest(NamedTuple):
@@ -35,7 +36,11 @@ class LoggedRequest(NamedTuple):
 
 
 class RequestColumns(NamedTuple):
-    """Requests to one bundle behind one service; one value per request in every sequence."""
+    """Requests to one bundle behind one service; one value per request in every sequence.
+
+    Where the rows of all requests have one size, `feeds` and `outputs` may hold fewer and longer
+    arrays, of the same rows in the same order.
+    """
 
     service: str
     manifest: BundleManifest
@@ -74,7 +79,9 @@ def render_requests(requests: Sequence[LoggedRequest]) -> list[RequestColumns]:
         groups.setdefault((request.service, request.bundle_digest), []).append(request)
     found = []
     for group in groups.values():
-        columns = dict(zip(LoggedRequest._fields, zip(*group, strict=True), strict=True))
+        columns: dict[str, Any] = dict(
+            zip(LoggedRequest._fields, zip(*group, strict=True), strict=True)
+        )
         first = group[0]
         columns |= {
             "service": first.service,
@@ -83,4 +90,19 @@ def render_requests(requests: Sequence[LoggedRequest]) -> list[RequestColumns]:
             "bundle_digest": first.bundle_digest,
         }
         found.append(RequestColumns(**columns))
+    return found
+
+
+def render_joined(parts: Sequence[RequestColumns]) -> list[RequestColumns]:
+    """Put columns below one another, by service and bundle; those of an arm stay together."""
+    groups: dict[tuple[str, str], list[RequestColumns]] = {}
+    for part in parts:
+        groups.setdefault((part.service, part.bundle_digest), []).append(part)
+    found = []
+    for group in groups.values():
+        columns: dict[str, Any] = {
+            name: list(chain.from_iterable(getattr(part, name) for part in group))
+            for name in RequestColumns._fields[_OF_ONE_BUNDLE:]
+        }
+        found.append(group[0]._replace(**columns))
     return found

@@ -91,7 +91,8 @@ class ParquetPredictionLog:
         self._segment_s = segment_s
         self._segment_bytes = segment_bytes
         self.is_durable = is_durable
-        self._spools = SpoolWriter(self._folder, rules or LogRules())
+        self._rules = rules or LogRules()
+        self._spools = SpoolWriter(self._folder, self._rules)
         self._segments = SegmentProcess(self._folder, spool_bytes)
         self._buffer: list[tuple[Render | None, Sequence[Any]]] = []
         self._rows = 0
@@ -122,6 +123,11 @@ class ParquetPredictionLog:
     def counts(self) -> LogCounts:
         """What became of the rows so far."""
         return LogCounts(self._n_written, self._n_dropped, self._n_left_out)
+
+    @property
+    def takes_joined(self) -> bool:
+        """Whether tensors of several requests may come as one; not where single ones are chosen."""
+        return not self._rules.sample
 
     def prepare(self, service: str) -> None:
         """Find out early when the folder cannot be written, and take care of earlier spools.

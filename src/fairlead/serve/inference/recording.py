@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from fairlead.backends.logged_request import RequestColumns
+from fairlead.backends.logged_request import RequestColumns, render_joined
 from fairlead.backends.prediction_log import ParquetPredictionLog
 from fairlead.backends.prediction_rules import LogRules
 from fairlead.core.ports import Array, Feeds
@@ -21,6 +21,7 @@ from fairlead.serve.inference.served import Observer, ServedRequest
 __all__ = ["log_observer", "open_log"]
 
 _TEXT_BYTES = 64
+_WORTH_JOINING = 8
 _ARM = attrgetter("arm")
 
 
@@ -64,8 +65,14 @@ class _Recorder:
     def __call__(self, requests: Sequence[ServedRequest], /) -> None:
         """Buffer what is worth remembering."""
         kept = [item for item in requests if item.feeds is not None and not item.is_probe]
-        if kept:
-            n_rows, n_bytes = self._weights.of(kept)
+        if not kept:
+            return
+        n_rows, n_bytes = self._weights.of(kept)
+        if len(kept) >= _WORTH_JOINING and self._log.takes_joined and self._weights.are_alike(kept):
+            # Joined while they are in the cache, they need not be kept alive one by one.
+            joined = (_joined(_columns(self._service, kept[0].arm, kept)),)
+            self._log.append_rendered(joined, render_joined, n_rows=n_rows, n_bytes=n_bytes)
+        else:
             self._log.append_rendered(kept, self._render, n_rows=n_rows, n_bytes=n_bytes)
 
     def _render(self, requests: Sequence[ServedRequest]) -> list[RequestColumns]:
@@ -105,6 +112,13 @@ class _Weights:
                 n_bytes += _size(served.feeds or {}) + _size(served.outputs or {})
         return n_rows, n_bytes
 
+    def are_alike(self, requests: Sequence[ServedRequest]) -> bool:
+        """Say whether requests are of one arm, succeeded, and have rows of one size."""
+        arm = requests[0].arm
+        return self._of_arm(arm) is not None and all(
+            item.arm is arm and item.status == 200 for item in requests
+        )
+
     def _of_arm(self, arm: Arm) -> int | None:
         if arm not in self._row_bytes:
             self._row_bytes[arm] = _row_bytes(arm)
@@ -122,6 +136,16 @@ def _columns(service: str, arm: Arm, group: Sequence[ServedRequest]) -> RequestC
         arm=(arm.name,) * len(group),
         **{name: columns[name] for name in RequestColumns._fields if name in _SAME},
     )
+
+
+def _joined(columns: RequestColumns) -> RequestColumns:
+    """Put the tensors of all requests below one another."""
+    answers = [outputs for outputs in columns.outputs if outputs is not None]
+    return columns._replace(feeds=(_below(columns.feeds),), outputs=(_below(answers),))
+
+
+def _below(parts: Sequence[Feeds]) -> dict[str, Array]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 _SAME = frozenset(ServedRequest._fields) & frozenset(RequestColumns._fields) - {"arm"}
