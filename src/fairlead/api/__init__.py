@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from fairlead.api.container import ContainerChoices, write_container, write_kubernetes
     from fairlead.api.context import Context
+    from fairlead.api.edge import export_edge
     from fairlead.api.following import follow
     from fairlead.api.observing import diagnose, monitor
     from fairlead.api.optimizing import compress, quantize, tune
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
     from fairlead.mlops.pipelines import PipelineStep
 
 __all__ = [
+    "ContainerChoices",
     "Context",
     "PipelineStep",
     "ask",
     "compress",
     "diagnose",
+    "export_edge",
     "follow",
     "list_runs",
     "load_test",
@@ -50,11 +54,15 @@ __all__ = [
     "track",
     "tracked",
     "tune",
+    "write_container",
+    "write_kubernetes",
     "write_plan",
 ]
 
 _HOMES: Final = {
+    "container": ("ContainerChoices", "write_container", "write_kubernetes"),
     "context": ("Context",),
+    "edge": ("export_edge",),
     "following": ("follow",),
     "observing": ("diagnose", "monitor"),
     "optimizing": ("compress", "quantize", "tune"),
