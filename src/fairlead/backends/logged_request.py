@@ -62,9 +62,11 @@ class RequestColumns(NamedTuple):
 
     def chosen(self, places: Sequence[int]) -> RequestColumns:
         """Return some of the requests, by place."""
-        own = _OF_ONE_BUNDLE
-        columns = [[column[place] for place in places] for column in self[own:]]
-        return RequestColumns(*self[:own], *columns)
+        chosen: dict[str, Any] = {}
+        for name in self._fields[_OF_ONE_BUNDLE:]:
+            column = getattr(self, name)
+            chosen[name] = [column[place] for place in places]
+        return self._replace(**chosen)
 
 
 _OF_ONE_BUNDLE = 4
