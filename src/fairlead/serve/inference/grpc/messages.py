@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fairlead.backends.openinference import (
+    DATATYPES,
     bytes_from_tensor,
     datatype_of,
     dtype_name,
@@ -47,6 +48,12 @@ _MAX_ID = 256
 _MAX_FRAMES = 256
 _REFUSED = ("classification", "shared_memory_region", "sequence_id")
 _IS_LITTLE = sys.byteorder == "little"
+# Numbers of which every bit pattern is one, so that their bytes are the array.
+_PLAIN = {
+    datatype: numpy_dtype(datatype)
+    for datatype in DATATYPES
+    if _IS_LITTLE and datatype not in {"BOOL", "BYTES"}
+}
 _HINT = "see the Open Inference Protocol: every input has name, datatype, shape and contents"
 
 
@@ -88,9 +95,7 @@ def read_request(request: Message) -> InferCall:
             _refuse_unoffered(tensor.parameters, f"input `{name}`")
         shape = _shape(name, tensor.shape)
         if is_raw:
-            feeds[name] = tensor_from_bytes(
-                memoryview(raws[place]), name=name, datatype=tensor.datatype, shape=shape
-            )
+            feeds[name] = _raw(raws[place], name, tensor.datatype, shape)
         else:
             feeds[name] = _typed(tensor, name, shape)
     outputs = _wanted(request.outputs) if request.outputs else None
@@ -144,6 +149,13 @@ def _shape(name: str, sizes: Iterable[int]) -> tuple[int, ...]:
             hint="give one whole number of 0 or more per dimension, for example [1, 64]",
         )
     return shape
+
+
+def _raw(raw: bytes, name: str, datatype: str, shape: tuple[int, ...]) -> Array:
+    dtype = _PLAIN.get(datatype)
+    if dtype is not None and len(raw) == math.prod(shape) * dtype.itemsize:
+        return np.frombuffer(raw, dtype).reshape(shape)
+    return tensor_from_bytes(memoryview(raw), name=name, datatype=datatype, shape=shape)
 
 
 def _typed(tensor: Message, name: str, shape: tuple[int, ...]) -> Array:
