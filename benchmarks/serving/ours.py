@@ -72,9 +72,7 @@ def main() -> None:
         script.write_text(LUA % (root / "body.json"))
         servers = {
             name: stack.enter_context(
-                spawn_server(
-                    bundle, workspace=workspace, name=f"tiny{place}", settings=settings
-                )
+                spawn_server(bundle, workspace=workspace, name=f"tiny{place}", settings=settings)
             )
             for place, (name, settings) in enumerate(variants.items())
         }
@@ -83,9 +81,7 @@ def main() -> None:
             for connections in options.connections:
                 for place, (name, server) in enumerate(servers.items()):
                     url = f"{server.endpoint.url}/v2/models/tiny{place}/infer"
-                    measured = press(
-                        url, server.process.pid, script, connections, options.seconds
-                    )
+                    measured = press(url, server.process.pid, script, connections, options.seconds)
                     found.setdefault((name, connections), []).append(measured)
         print("| server | connections | rps | CPU µs | p50 ms | p99 ms | RSS MB |")
         print("|---|---|---|---|---|---|---|")

@@ -1,7 +1,7 @@
 """The last requests and what became of them, for rollouts that decide while the server runs.
 
 What a request costs here is one tuple; columns are filled some hundred requests at a time. A
-hundred thousand outcomes take about ten megabytes.
+hundred thousand outcomes take about five megabytes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _MAX_KEPT_BYTES = 1 << 16
 _MAX_LONG_BYTES = 16 << 20
 """Memory for predictions of requests with several rows; the oldest are forgotten first."""
 _FOLD = 256
+_ID_BYTES = 20
+"""Ids that are longer, or not ASCII, take more memory."""
 
 
 class _Fresh(NamedTuple):
@@ -47,13 +49,15 @@ class OutcomeRing:
         self._capacity = capacity
         self._last = 0
         self._fresh: list[_Fresh] = []
-        self._ids: list[str] = []
         self._values: list[Any] = []
         self._who: list[tuple[str, str]] = []
         # Memory that was never written to is not taken from the machine.
+        self._ids = np.zeros(capacity, f"S{_ID_BYTES}")
+        self._odd_ids: dict[int, str] = {}
         self._arms = np.zeros(capacity, np.uint16)
         self._statuses = np.zeros(capacity, np.uint16)
-        self._times = np.zeros((capacity, 3))
+        self._times_ms = np.zeros((capacity, 2), np.float32)
+        self._at = np.zeros(capacity)
         self._long: deque[tuple[int, int]] = deque()
         self._long_bytes = 0
 
@@ -95,18 +99,18 @@ class OutcomeRing:
     def _document(self, seq: int) -> dict[str, Any]:
         place = (seq - 1) % self._capacity
         arm, version = self._who[self._arms[place]]
-        run_ms, total_ms, at = self._times[place].tolist()
+        run_ms, total_ms = self._times_ms[place].tolist()
         value = self._values[place]
         return {
             "seq": seq,
-            "id": self._ids[place],
+            "id": self._odd_ids.get(place) or self._ids[place].decode(),
             "arm": arm,
             "version": version,
             "status": int(self._statuses[place]),
             "run_ms": run_ms,
             "total_ms": total_ms,
             "prediction": value.tolist() if isinstance(value, np.ndarray) else value,
-            "at": at,
+            "at": float(self._at[place]),
         }
 
     def _fold(self) -> None:
@@ -120,14 +124,18 @@ class OutcomeRing:
         places = (self._last + np.arange(len(fresh))) % self._capacity
         self._arms[places] = [self._number(item.arm) for item in fresh]
         self._statuses[places] = [item.status for item in fresh]
-        self._times[places] = [(item.run_ms, item.total_ms, item.at) for item in fresh]
+        self._times_ms[places] = [(item.run_ms, item.total_ms) for item in fresh]
+        self._at[places] = [item.at for item in fresh]
+        self._ids[places] = [item.id if _is_short(item.id) else "" for item in fresh]
         for item, value, place in zip(fresh, _values(fresh), places.tolist(), strict=True):
             self._last += 1
-            if place >= len(self._ids):
-                missing = place + 1 - len(self._ids)
-                self._ids.extend([""] * missing)
-                self._values.extend([None] * missing)
-            self._ids[place], self._values[place] = item.id, value
+            if place >= len(self._values):
+                self._values.extend([None] * (place + 1 - len(self._values)))
+            self._values[place] = value
+            if not _is_short(item.id):
+                self._odd_ids[place] = item.id
+            elif self._odd_ids:
+                self._odd_ids.pop(place, None)
             if isinstance(value, np.ndarray):
                 self._keep_long(value)
 
@@ -145,6 +153,10 @@ class OutcomeRing:
         if who not in self._who:
             self._who.append(who)
         return self._who.index(who)
+
+
+def _is_short(request_id: str) -> bool:
+    return len(request_id) <= _ID_BYTES and request_id.isascii() and "\0" not in request_id
 
 
 def _kept(served: ServedRequest) -> NDArray[Any] | None:
