@@ -28,6 +28,7 @@ from . import inference_models as models
 from .certificates import Authority
 from .conftest import serving
 from .test_security_tokens import AUDIENCE, ISSUER, claims, key_set
+from .test_workers import until
 
 X = np.array([[1.0, 2.0, -1.0, 0.5]], np.float32)
 ROW = dict(zip(models.FEATURES, X[0].tolist(), strict=True))
@@ -155,8 +156,13 @@ def test_an_administrator_by_key_or_by_scope_changes_the_traffic(guarded):
             "/fairlead/traffic", method="PUT", body=split, authorization=bearer(shown)
         )
         assert asked[0] == 200
+
+    def callers():
+        return {line["caller"].partition("#")[0] for line in audit(guarded, "admin")}
+
+    # The line is written once the answer is on its way.
+    until(lambda: callers() >= {"root", "jwt:ada"}, "the calls are written down")
     lines = audit(guarded, "admin")
-    assert {line["caller"].partition("#")[0] for line in lines} >= {"root", "jwt:ada"}
     assert all(line["status"] and line["at"] and line["peer"] == "127.0.0.1" for line in lines)
 
 
@@ -233,6 +239,21 @@ def test_answers_tell_little_and_are_not_sniffed(guarded):
         assert "Server" not in headers
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "announced", ["content-length: 50000000", "transfer-encoding: chunked", "expect: 100-continue"]
+)
+def test_a_body_of_somebody_unknown_is_refused_before_it_comes(guarded, announced):
+    place = urlsplit(guarded.handle.endpoint.url)
+    length = "content-length: 5\r\n" if "expect" in announced else ""
+    with (
+        socket.create_connection((place.hostname, place.port), timeout=10) as raw,
+        guarded.tls().wrap_socket(raw, server_hostname="localhost") as secure,
+    ):
+        head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\n{length}{announced}\r\n\r\n"
+        secure.sendall(head.encode())
+        assert secure.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
 def test_grpc_asks_for_the_same_credentials(guarded):

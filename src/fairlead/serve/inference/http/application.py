@@ -11,7 +11,7 @@ from fairlead.core.errors import UnauthenticatedError
 from fairlead.serve.inference.http.bridge import AsgiBridge
 from fairlead.serve.inference.http.events import Events
 from fairlead.serve.inference.http.exchange import Exchange
-from fairlead.serve.inference.http.head import HttpError
+from fairlead.serve.inference.http.head import Head, HttpError
 from fairlead.serve.inference.http.inference import Inference
 from fairlead.serve.inference.http.limits import HttpLimits
 from fairlead.serve.inference.http.pages import Pages
@@ -19,10 +19,12 @@ from fairlead.serve.inference.http.people import People
 from fairlead.serve.inference.http.refusals import refuse
 from fairlead.serve.inference.http.routes import Methods, Route, Routes
 from fairlead.serve.inference.http.server import HttpServer
+from fairlead.serve.inference.security.callers import Caller, GuardedRequest
+from fairlead.serve.inference.security.tokens import KeysPendingError
 from fairlead.serve.inference.service import Service
 
 if TYPE_CHECKING:
-    from fairlead.serve.inference.security.callers import Caller, GuardedRequest
+    from fairlead.serve.inference.http.connection import Connection
     from fairlead.serve.inference.security.guard import Guard
 
 __all__ = ["Application", "build_server"]
@@ -35,7 +37,7 @@ def build_server(service: Service, limits: HttpLimits) -> HttpServer:
     on_fault: Callable[[int], object] = (
         metrics.count_rejected if metrics is not None else lambda _: None
     )
-    return HttpServer(application.dispatch, limits, on_fault=on_fault)
+    return HttpServer(application.dispatch, limits, on_fault=on_fault, screen=application.screen)
 
 
 class Application:
@@ -73,6 +75,22 @@ class Application:
             self._answer_fault(exchange, fault)
         except Exception as exc:  # noqa: BLE001 (the outer loop of a request)
             refuse(exchange, exc)
+
+    def screen(self, head: Head, connection: Connection) -> HttpError | None:
+        """Refuse a body, before it comes, of somebody who shows no credentials at all."""
+        guard = self._service.guard
+        if guard is None or not guard.needs_credentials or connection.certificate_subject:
+            return None
+        if head.get(b"authorization") is not None or head.get(b"x-api-key") is not None:
+            return None
+        try:
+            route = self._routes.find(head.method, head.target)
+            guard.admit(GuardedRequest(head.method, route.path, peer=connection.peer))
+        except UnauthenticatedError as exc:
+            return HttpError(401, exc.message, exc.hint)
+        except HttpError:
+            return None  # There is no such endpoint; that is told in its turn.
+        return None
 
     def _table(self) -> dict[str, Methods]:
         pages, people, control = self._pages, self._people, self._bridge.serve
@@ -118,7 +136,6 @@ class Application:
         if route.is_model and guard.is_open:
             route.handler(exchange, route)
             return
-        from fairlead.serve.inference.security.tokens import KeysPendingError
 
         guarded = _guarded(exchange, route)
         try:
@@ -163,8 +180,6 @@ class Application:
 
 
 def _guarded(exchange: Exchange, route: Route) -> GuardedRequest:
-    from fairlead.serve.inference.security.callers import GuardedRequest
-
     head = exchange.head
     return GuardedRequest(
         method=head.method,

@@ -20,6 +20,8 @@ _NOTHING, _HEAD, _BODY = range(3)
 """What is being received."""
 _LONG_HEAD = HttpError(431, "the request has too many or too long headers", "send fewer headers")
 _FULL = HttpError(503, "the server holds too many bodies", "send it again in 1 s")
+_UNSEEN_BYTES = 64 << 10
+"""A body up to this size is read before anybody asks who sends it."""
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
 
 
@@ -151,7 +153,14 @@ class Receiver:
         self._has_length = length is not None and not waits and not head.is_old
         if head.length > self._limits.max_body_bytes:
             self._note(too_large(self._limits.max_body_bytes))
-        elif waits and length != 0:
+            return
+        is_chunked = length is None and head.get(b"transfer-encoding") is not None
+        if is_chunked or waits or head.length > _UNSEEN_BYTES:
+            refusal = self._server.screen(head, self._connection)
+            if refusal is not None:
+                self._note(refusal)
+                return
+        if waits and length != 0:
             self.owes_continue = True
 
     def on_body(self, part: bytes) -> None:

@@ -11,6 +11,7 @@ from time import perf_counter
 from fairlead.serve.inference.accepting import Acceptor, OpenCounts
 from fairlead.serve.inference.http.connection import Connection
 from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.head import Head, HttpError
 from fairlead.serve.inference.http.known_heads import KnownHeads
 from fairlead.serve.inference.http.limits import HttpLimits
 from fairlead.serve.inference.http.wire import Wire
@@ -33,6 +34,7 @@ class HttpServer:
         heads: Heads of requests that came before.
         connections: The clients there are.
         buffered_bytes: Bodies that are held at the moment.
+        screen: Says before a large body comes why it is not welcome, or None.
         is_draining: Whether every answer shall be the last of its connection.
     """
 
@@ -42,6 +44,7 @@ class HttpServer:
         limits: HttpLimits,
         *,
         on_fault: Callable[[int], object] = lambda _: None,
+        screen: Callable[[Head, Connection], HttpError | None] = lambda *_: None,
     ) -> None:
         """Prepare to serve.
 
@@ -49,6 +52,7 @@ class HttpServer:
             dispatch: Answers a complete request, now or later; must not raise.
             limits: What clients may ask of a connection.
             on_fault: Hears the status of each request that HTTP itself forbids.
+            screen: Says before a large body comes why it is not welcome, or None.
         """
         self.dispatch = dispatch
         self.limits = limits
@@ -58,6 +62,7 @@ class HttpServer:
         self.buffered_bytes = 0
         self.is_draining = False
         self.count_fault = on_fault
+        self.screen = screen
         self._servers: list[asyncio.Server | Acceptor] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
