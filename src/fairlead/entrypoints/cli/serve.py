@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,15 @@ app.command("container")(serve_container.container_command)
 _OPTIONS = {"name", "host", "http_port", "candidate_weight"}
 
 BundlePath = Annotated[Path, typer.Argument(help="Bundle to use.", show_default=False)]
+
+
+class LogMode(StrEnum):
+    """When a prediction counts as logged."""
+
+    fast = "fast"
+    durable = "durable"
+
+
 Trust = Annotated[bool, typer.Option("--trust", help="Let code that came with the model run.")]
 
 
@@ -86,6 +96,14 @@ def start_command(
         Path | None,
         typer.Option(help="TOML file with tokens, certificates, rights, limits and audit."),
     ] = None,
+    log_mode: Annotated[
+        LogMode | None,
+        typer.Option(help="Whether answers wait until the disk holds the prediction; fast."),
+    ] = None,
+    log_rules: Annotated[
+        Path | None,
+        typer.Option(help="TOML file: the share of requests that is logged, columns to hide."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Start it in the background and check one inference.")
     ] = False,
@@ -105,6 +123,10 @@ def start_command(
     settings["candidate_weight"] = candidate_weight
     further: dict[str, Any] = {"workers": workers, "response_cache_mb": response_cache_mb}
     further |= {"security": None if security is None else str(security)}
+    further |= {
+        "log_mode": log_mode and log_mode.value,
+        "log_rules": None if log_rules is None else str(log_rules),
+    }
     further |= {"grpc_port": grpc_port, "memory_limit_mb": memory_limit_mb}
     settings |= {key: value for key, value in further.items() if value is not None}
     if detach:
