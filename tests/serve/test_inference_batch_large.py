@@ -346,3 +346,33 @@ def _has_ray():
     from importlib.util import find_spec
 
     return find_spec("ray") is not None
+
+
+def children_of(pid):
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(word) for word in found.stdout.split()]
+
+
+def test_processes_end_with_their_killed_parent(wines, tmp_path):
+    data = tmp_path / "rows.parquet"
+    pq.write_table(rows(40_000), data)
+    words = [wines.path, data, "-o", tmp_path / "o.parquet", "--chunk-rows", 50]
+    process = subprocess.Popen(command(*words, "--engine", "processes", "--workers", 2))
+    wait_for_parts(process, tmp_path / "o.parquet.parts", 4)
+    children = children_of(process.pid)
+    process.kill()
+    process.wait()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 20
+    while any(_is_alive(pid) for pid in children):
+        assert time.monotonic() < deadline
+
+
+def _is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 (may vanish while it is read)
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
