@@ -37,7 +37,18 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 def press(url: str, pid: int, script: Path, connections: int, seconds: float) -> dict[str, float]:
     """Send requests for a while; return rps, CPU µs per request and latency percentiles in ms."""
     before = cpu_s(pid)
-    words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    words = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+        "--timeout",
+        "30s",
+        "-s",
+        str(script),
+        url,
+    ]
     text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     spent = cpu_s(pid) - before
     count = int(re.search(r"(\d+) requests in", text)[1])

@@ -108,7 +108,9 @@ class AnswerFrames:
         if self._dtypes.get(name) == _BF16 and array.dtype == np.uint16:
             array = floats_from_bf16(array)
         try:
-            return orjson.dumps(array.reshape(-1), option=_NUMPY)
+            if array.ndim == 2 and len(array) == 1:
+                return orjson.dumps(array, option=_NUMPY)[1:-1]
+            return orjson.dumps(array if array.ndim == 1 else array.reshape(-1), option=_NUMPY)
         except orjson.JSONEncodeError:  # text, or memory that is laid out otherwise
             return orjson.dumps(json_from_tensor(array), option=_NUMPY)
 

@@ -13,15 +13,13 @@ _HANDOVER_S = 0.012
 _VETO_RUNS = 256
 
 
-class _Runs:
-    """The last few runs: how long each took, and for how many rows."""
+class _Mean:
+    """Seconds per row over the last few runs."""
 
-    __slots__ = ("_fewest", "_recent", "_total_rows", "_total_s", "_typical_s", "row_s")
+    __slots__ = ("_recent", "_total_rows", "_total_s", "row_s")
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_RUNS)
-        self._typical_s = math.inf
-        self._fewest = 0
         self._total_s = 0.0
         self._total_rows = 0
         self.row_s = math.inf
@@ -36,6 +34,21 @@ class _Runs:
         self._total_s += run_s
         self._total_rows += rows
         self.row_s = max(self._total_s, 0.0) / self._total_rows
+
+
+class _Runs:
+    """The last few runs: how long each took, and for how many rows."""
+
+    __slots__ = ("_fewest", "_recent", "_typical_s")
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_RUNS)
+        self._typical_s = math.inf
+        self._fewest = 0
+
+    def add(self, run_s: float, rows: int) -> None:
+        recent = self._recent
+        recent.append((run_s, rows))
         times = sorted([spent_s for spent_s, _ in recent])
         self._typical_s = times[(len(times) - 1) // 2]
         self._fewest = min([ran for _, ran in recent])
@@ -56,7 +69,7 @@ class _Runs:
 class Pace:
     """Remembers the last few runs of an arm."""
 
-    __slots__ = ("_costs", "_inline_s", "_runs", "_stalls", "_veto")
+    __slots__ = ("_costs", "_inline_s", "_stalls", "_veto", "_waits")
 
     def __init__(self, inline_s: float) -> None:
         """Know nothing yet.
@@ -65,14 +78,14 @@ class Pace:
             inline_s: Runs shorter than this may hold up the event loop.
         """
         self._inline_s = inline_s
-        self._runs = _Runs()
+        self._waits = _Mean()
         self._costs = _Runs()
         self._stalls = 0
         self._veto = 0
 
     def learn_inline(self, run_s: float, rows: int) -> None:
         """Take note of a batch that ran in the event loop's thread."""
-        self._runs.add(run_s, rows)
+        self._waits.add(run_s, rows)
         self._costs.add(run_s, rows)
         if run_s < self._inline_s:
             self._stalls = 0
@@ -84,7 +97,7 @@ class Pace:
 
     def learn_aside(self, run_s: float, cpu_s: float, rows: int) -> None:
         """Take note of a batch that ran in a thread, and of the CPU time it took there."""
-        self._runs.add(run_s, rows)
+        self._waits.add(run_s, rows)
         self._costs.add(cpu_s if run_s - cpu_s < _HANDOVER_S else run_s, rows)
         self._veto = max(0, self._veto - 1)
 
@@ -94,10 +107,10 @@ class Pace:
 
     def rows_within(self, budget_s: float) -> float:
         """Rows that a batch may have to end within a time; infinite before the first run."""
-        row_s = self._runs.row_s
+        row_s = self._waits.row_s
         return budget_s / row_s if 0 < row_s < math.inf else math.inf
 
     def wait_s(self, rows: int, parallel_runs: int) -> float:
         """Seconds until that many rows have been worked off; 0 before the first run."""
-        row_s = self._runs.row_s
+        row_s = self._waits.row_s
         return rows * row_s / parallel_runs if row_s < math.inf else 0.0

@@ -91,6 +91,7 @@ class Inference:
         self.refuse = refuse
         self._spawn = spawn
         self._frames: WeakKeyDictionary[Arm, _Frames] = WeakKeyDictionary()
+        self._last: tuple[Arm, _Frames] | None = None
 
     def infer(self, exchange: Exchange, route: Route) -> None:
         """Answer one request; see `Handler`."""
@@ -110,9 +111,12 @@ class Inference:
 
     def frames_of(self, arm: Arm) -> _Frames:
         """Return what writes the answers of an arm."""
+        if self._last is not None and self._last[0] is arm:
+            return self._last[1]
         frames = self._frames.get(arm)
         if frames is None:
             frames = self._frames[arm] = _Frames(arm, arm.model)
+        self._last = (arm, frames)
         return frames
 
     def count_rejected(self, error: Exception) -> None:

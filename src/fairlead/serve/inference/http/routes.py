@@ -12,6 +12,7 @@ from fairlead.serve.inference.security.endpoints import kind_of
 __all__ = ["Handler", "Route", "Routes"]
 
 _MAX_CACHED = 512
+_LONGEST_CACHED = 512
 
 
 class Route(NamedTuple):
@@ -69,7 +70,8 @@ class Routes:
             route = self._search(method, target)
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
-            self._cache[key] = route
+            if len(target) <= _LONGEST_CACHED:
+                self._cache[key] = route
         return route
 
     def allowed(self, target: bytes) -> tuple[str, ...]:
