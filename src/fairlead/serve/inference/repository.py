@@ -169,6 +169,14 @@ class Repository:
         found = self._version(name, version)
         return found.plane is not None or found.is_wanted
 
+    def is_loaded(self, name: str | None = None) -> bool:
+        """Return whether the version that answers by default is in memory.
+
+        Raises:
+            NotFoundError: There is no such model.
+        """
+        return self._version(name, None).plane is not None
+
     def index(self, ready: bool | None = None) -> list[ModelState]:
         """Return every version of every model, or only those that are ready or that are not."""
         states = states_of(self._models.values())

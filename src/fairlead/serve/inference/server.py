@@ -9,7 +9,7 @@ import signal
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fairlead.backends.cpus import usable_cpus
 from fairlead.backends.prediction_log import LogCounts, ParquetPredictionLog
@@ -17,6 +17,7 @@ from fairlead.backends.services import (
     check_service_name,
     read_models,
     write_models,
+    write_service,
 )
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.controls import connect_controls
@@ -86,6 +87,10 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
             chosen.append(log_observer(log, model))
         return chosen
 
+    def keep(document: dict[str, Any]) -> None:
+        write_models(plan.workspace, name, document)
+        _republish(plan, service)
+
     opener = PlaneOpener(
         config,
         observers,
@@ -103,11 +108,23 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         version_policy=config.version_policy,
         memory_limit_bytes=None if limit is None else (limit << 20) // site.bus.n_workers,
         remembered=read_models(plan.workspace, name),
-        remember=lambda document: write_models(plan.workspace, name, document),
+        remember=keep,
     )
     guard = _guard(plan, repository, site)
     token = plan.admin_token or ""
-    return Service(repository, outcomes, metrics, token, site.bus, site.number, guard)
+    service = Service(repository, outcomes, metrics, token, site.bus, site.number, guard)
+    return service
+
+
+def _republish(plan: ServerPlan, service: Service) -> None:
+    """Tell others which bundles answer now, after a version was switched or reloaded."""
+    endpoint = service.endpoint
+    if endpoint is None or not service.repository.is_loaded():
+        return
+    arms = {arm.name: arm.bundle.digest for arm in service.dataplane.arms.values()}
+    if arms != endpoint.arms:
+        service.endpoint = endpoint.model_copy(update={"arms": arms})
+        write_service(plan.workspace, service.endpoint, plan.admin_token or "")
 
 
 def _guard(plan: ServerPlan, repository: Repository, site: Site) -> Guard:
