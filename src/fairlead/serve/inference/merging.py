@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,8 @@ class MergedOutcomes:
     def __init__(self, capacity: int = 100_000) -> None:
         """Remember up to `capacity` outcomes."""
         self._capacity = capacity
-        self._kept: list[dict[str, Any]] = []
+        self._kept: list[tuple[Any, ...]] = []
+        self._names: tuple[str, ...] = ()
         self._first = 1
         self._cursors: dict[int, int] = {}
 
@@ -127,14 +128,20 @@ class MergedOutcomes:
             pages: What each said about its outcomes after its cursor, as `OutcomeRing.read` does.
         """
         fresh: list[dict[str, Any]] = []
+        missed = 0
         for place, page in pages.items():
             self._cursors[place] = int(page["next"])
+            missed += int(page["missed"])
             fresh += page["outcomes"]
+        if missed:
+            # A worker forgot as many as this ring holds: what it holds is older than that.
+            self._first += len(self._kept) + missed
+            self._kept.clear()
         fresh.sort(key=lambda outcome: float(outcome["at"]))
-        following = self._first + len(self._kept)
-        for seq, outcome in enumerate(fresh, following):
-            outcome["seq"] = seq
-        self._kept += fresh
+        if fresh:
+            self._names = tuple(name for name in fresh[0] if name != "seq")
+        # Values without their names: a third of the memory.
+        self._kept += [tuple(outcome[name] for name in self._names) for outcome in fresh]
         excess = len(self._kept) - self._capacity
         if excess > 0:
             del self._kept[:excess]
@@ -144,9 +151,12 @@ class MergedOutcomes:
         """Return a page; see `OutcomeRing.read`."""
         start = max(after + 1, self._first)
         at = start - self._first
-        found: Sequence[dict[str, Any]] = self._kept[at : at + limit]
+        found = self._kept[at : at + limit]
         return {
-            "outcomes": list(found),
+            "outcomes": [
+                {"seq": seq, **dict(zip(self._names, values, strict=True))}
+                for seq, values in enumerate(found, start)
+            ],
             "next": start + len(found) - 1 if found else max(after, 0),
             "missed": max(0, start - max(after, 0) - 1),
         }
