@@ -10,7 +10,7 @@ import numpy as np
 from fairlead.core.bundle import BundleManifest
 from fairlead.core.dataset import Array
 from fairlead.core.errors import DataError, FairleadError
-from fairlead.core.ports import Feeds, Runner, first_dimension
+from fairlead.core.ports import Feeds, Runner
 from fairlead.core.signature import Signature
 from fairlead.measure.budget import (
     QualityDrop,
@@ -140,13 +140,14 @@ def edge_rows(feeds: Feeds, signature: Signature | None = None) -> dict[str, dic
     """Make one row of each kind of edge from the rows at hand.
 
     `zeros`, `minima` and `maxima` per feature, `far-below` and `far-above` (floats ten times as
-    far out as the range seen), `missing` (floats all NaN), `empty` (no row at all) and, where a
-    sequence may have any length, `longest` (four times as long) and `shortest` (one step). Text
-    stays as in the first row, and whole numbers stay within what was seen: they may be indices.
+    far out as the range seen), `missing` (floats all NaN) and, where a sequence may have any
+    length, `longest` (four times as long) and `shortest` (one step). Text stays as in the first
+    row, and whole numbers stay within what was seen: they may be indices. A batch without rows is
+    not among them: some kernels of ONNX Runtime end the process on it.
 
     Args:
         feeds: One array per input, first dimension the rows.
-        signature: What the model takes; without it there are no sequences and no empty batch.
+        signature: What the model takes; without it there are no sequences.
     """
     rows: dict[str, dict[str, Array]] = {}
     has_floats = any(array.dtype.kind == "f" for array in feeds.values())
@@ -159,11 +160,9 @@ def edge_rows(feeds: Feeds, signature: Signature | None = None) -> dict[str, dic
 
 
 def _lengths(feeds: Feeds, signature: Signature) -> dict[str, dict[str, Array]]:
-    """Make a batch without rows, and the longest and shortest sequence."""
+    """Make the longest and the shortest sequence."""
     specs = [spec for spec in signature.inputs if spec.name in feeds]
-    rows = {}
-    if specs and all(spec.has_free_batch for spec in specs):
-        rows["empty"] = {name: array[:0] for name, array in feeds.items()}
+    rows: dict[str, dict[str, Array]] = {}
     free = {spec.name for spec in specs if len(spec.shape) > 1 and spec.shape[1] == -1}
     lengths = {feeds[name].shape[1] for name in free}
     if len(lengths) != 1:
@@ -234,8 +233,7 @@ def _answer(runner: Runner, row: Feeds) -> dict[str, Array] | None:
     """Return the finite outputs for one row, or None when there are none."""
     try:
         with np.errstate(all="ignore"):
-            is_empty = first_dimension(row) == 0
-            outputs = runner.run(row) if is_empty else run_batches(runner, row)
+            outputs = run_batches(runner, row)
     except FairleadError:
         return None
     floats = [array for array in outputs.values() if array.dtype.kind == "f"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fairlead.backends.imports import load_attribute
+from fairlead.backends.model_probe import probe_models
 from fairlead.backends.onnx_divergence import layer_divergence
 from fairlead.backends.onnx_graph import library_versions, parse_graph
 from fairlead.backends.runners import open_onnx
@@ -15,10 +16,10 @@ from fairlead.core.comparison import LayerDivergence
 from fairlead.core.dataset import Dataset, bind
 from fairlead.core.errors import ConfigError, DataError, ModelError
 from fairlead.core.ports import Feeds, Progress, SilentProgress
-from fairlead.core.report import Finding, Outcome
+from fairlead.core.report import Finding, Measure, Outcome
 from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, keep
 from fairlead.measure.answers import check_labels
-from fairlead.measure.comparison import Comparison, compare, decide
+from fairlead.measure.comparison import Comparison, compare, decide, rows_for
 from fairlead.measure.judging import Judge
 from fairlead.optimize.quantization.card import CARD
 from fairlead.optimize.quantization.config import QuantizationConfig
@@ -261,14 +262,15 @@ def _compare(bench: _Bench, recipe: Recipe) -> Comparison:
 def _finish(
     bench: _Bench, work: Workbench, found: Search, confirmed: _Confirmed, out: Path
 ) -> Outcome[Bundle]:
-    chosen, comparison = confirmed.contender, confirmed.comparison
+    chosen = confirmed.contender
+    comparison, memory = _probed(bench, chosen.recipe, confirmed.comparison)
     layers = _divergence(bench, work, chosen.recipe)
     candidate = Candidate(
         model=chosen.recipe.model,
         change=chosen.recipe.title,
         comparison=comparison,
         packages=library_versions("onnx", "onnxruntime", "openvino"),
-        measures=search_measures(found, confirmed.confirmations),
+        measures=(*search_measures(found, confirmed.confirmations), *memory),
         tables=search_tables(found, comparison, layers),
         findings=(*search_findings(chosen, layers), *_row_findings(bench)),
         details=search_details(found, chosen, confirmed.confirmations),
@@ -285,6 +287,39 @@ def _finish(
         goal=bench.config.goal,
         allow_unproven=bench.config.allow_unproven,
     )
+
+
+def _probed(
+    bench: _Bench, recipe: Recipe, comparison: Comparison
+) -> tuple[Comparison, tuple[Measure, ...]]:
+    """Run both models in processes of their own: their memory, and a batch without rows."""
+    bundle = bench.bundle
+    before = open_onnx(bundle.model_path, bundle.runtime)
+    batch = rows_for(before, bench.last, bench.config.batch_rows)
+    before.close()
+    versions = (
+        (bundle.model_path, bundle.runtime),
+        (recipe.model, recipe.runtime or bundle.runtime),
+    )
+    old, new = probe_models(versions, batch)
+    if old is None or new is None:
+        return comparison, ()
+    edges = comparison.edges
+    if old.takes_empty_batch:
+        lost = () if new.takes_empty_batch else ("empty",)
+        edges = replace(edges, kinds=(*edges.kinds, "empty"), lost=(*edges.lost, *lost))
+    memory: tuple[Measure, ...] = ()
+    if old.peak_memory_bytes is not None and new.peak_memory_bytes is not None:
+        memory = (
+            Measure(
+                name="peak_memory_bytes",
+                value=new.peak_memory_bytes,
+                unit="bytes",
+                baseline=old.peak_memory_bytes,
+                note="to load the model and run one batch, each in a process of its own",
+            ),
+        )
+    return replace(comparison, edges=edges), memory
 
 
 def _row_findings(bench: _Bench) -> tuple[Finding, ...]:
