@@ -256,6 +256,22 @@ def test_a_body_of_somebody_unknown_is_refused_before_it_comes(guarded, announce
         assert secure.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
+def test_a_named_caller_cannot_leave_the_log(guarded):
+    with guarded.handle.client() as own:
+        start = own.outcomes(limit=10_000).next
+        guarded.ask(x_api_key=guarded.keys["plain"], fairlead_probe="1", x_request_id="hidden")
+        own.infer({"x": X}, is_probe=True, id="probe")
+        ids = [item.id for item in own.outcomes(after=start).outcomes]
+    assert ids == ["hidden"]
+
+
+def test_the_page_for_people_loads_nothing(guarded):
+    shown = bearer(guarded.keys["plain"])
+    _, headers, raw = guarded.ask("/docs", method="GET", authorization=shown)
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert b"<script" not in raw
+
+
 def test_grpc_asks_for_the_same_credentials(guarded):
     grpc = pytest.importorskip("grpc")
     trusted = grpc.ssl_channel_credentials(guarded.ca.read_bytes())

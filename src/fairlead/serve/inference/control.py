@@ -27,6 +27,12 @@ from fairlead.serve.inference.service import Service
 __all__ = ["build_control"]
 
 _MAX_OUTCOMES = 10_000
+_PAGE = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+}
+"""A page that loads nothing, sends nothing, and stands in no other page."""
 
 
 def build_control(service: Service) -> Starlette:
@@ -100,7 +106,7 @@ class _Control:
         return await self._change("repository.unload", request)
 
     async def docs(self, _: Request) -> Response:
-        return HTMLResponse(api_page(self._api()))
+        return HTMLResponse(api_page(self._api()), headers=_PAGE)
 
     async def openapi(self, _: Request) -> Response:
         return _json(self._api())

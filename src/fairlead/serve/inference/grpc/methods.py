@@ -37,6 +37,8 @@ from fairlead.serve.inference.streaming import is_streaming, stream_answers
 if TYPE_CHECKING:
     from fairlead.serve.inference.service import Service
 
+from fairlead.serve.inference.security.callers import MAY_PROBE
+
 __all__ = ["InferenceMethods"]
 
 _log = logging.getLogger(__name__)
@@ -158,7 +160,7 @@ class InferenceMethods:
             asked.id or metadata.get("x-request-id", "")[:256],
             version,
             trace[1] if len(trace) == 4 and len(trace[1]) == 32 else "",
-            metadata.get("fairlead-probe") == "1",
+            metadata.get("fairlead-probe") == "1" and call.caller in MAY_PROBE,
             deadline,
             priority_of(asked.parameters),
             call.caller,

@@ -17,6 +17,7 @@ from fairlead.serve.inference.http.refusals import status_of_any
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import JSON, field
 from fairlead.serve.inference.openinference import InferMessage
+from fairlead.serve.inference.security.callers import MAY_PROBE
 from fairlead.serve.inference.service import Service
 
 __all__ = ["CACHE_HIT", "Inference", "OnPlane", "arm_headers"]
@@ -166,7 +167,7 @@ class Inference:
             message.id or asking.request_id,
             version,
             asking.trace_id,
-            asking.is_probe,
+            asking.is_probe and exchange.caller in MAY_PROBE,
             deadline_of(asking, parameters, exchange.arrived),
             priority_of(parameters),
             exchange.caller,

@@ -21,6 +21,7 @@ from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import JSON, json_bytes
 from fairlead.serve.inference.invocations import feeds_from_invocation, invocation_answer
 from fairlead.serve.inference.plain import feeds_from_rows, predictions_from_outputs
+from fairlead.serve.inference.security.callers import MAY_PROBE
 
 __all__ = ["People"]
 
@@ -83,7 +84,7 @@ class People:
                 _id_of(document) or asking.request_id,
                 None,
                 asking.trace_id,
-                asking.is_probe,
+                asking.is_probe and exchange.caller in MAY_PROBE,
                 deadline_of(asking, parameters, exchange.arrived),
                 priority_of(parameters),
                 exchange.caller,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ANYONE", "Caller", "GuardedRequest"]
+__all__ = ["ANYONE", "MAY_PROBE", "Caller", "GuardedRequest"]
 
 
 class GuardedRequest(NamedTuple):
@@ -51,6 +51,10 @@ class Caller(NamedTuple):
         """Return whether it may ask this model."""
         return self.models is None or model in self.models
 
+
+MAY_PROBE = frozenset({"", "service"})
+"""Names of callers whose requests may leave no trace in the log: the service's own commands, and
+whoever asks a server that knows nobody."""
 
 ANYONE = Caller("")
 """The caller of a server that asks for no credentials."""
