@@ -34,7 +34,7 @@ def feeds(dtype: type = np.float32) -> dict[str, np.ndarray]:
 
 def test_a_classifier_gets_fewer_weights_within_the_budget(digits_bundle, tmp_path) -> None:
     outcome = compress(
-        digits_bundle, zoo.digits_dataset(), config(max_drop=0.03), out=tmp_path / "c"
+        digits_bundle, zoo.digits_dataset(), config(max_drop=0.03, method="low-rank"), out=tmp_path / "c"
     )
     assert outcome.report.verdict == "done"
     derived = Bundle.open(tmp_path / "c")
@@ -48,28 +48,28 @@ def test_a_classifier_gets_fewer_weights_within_the_budget(digits_bundle, tmp_pa
 
 def test_the_decision_is_made_on_rows_that_the_search_has_not_seen(digits_bundle, tmp_path) -> None:
     data = zoo.digits_dataset()
-    outcome = compress(digits_bundle, data, config(max_drop=0.03), out=tmp_path / "c")
+    outcome = compress(digits_bundle, data, config(max_drop=0.03, method="low-rank"), out=tmp_path / "c")
     _, confirmed = data.split(0.5, seed=0)
     assert outcome.report.details["data_digest"] == confirmed.digest
 
 
 def test_few_evaluations_are_enough(digits_bundle, tmp_path) -> None:
     outcome = compress(
-        digits_bundle, zoo.digits_dataset(), config(max_evaluations=2), out=tmp_path / "c"
+        digits_bundle, zoo.digits_dataset(), config(max_evaluations=2, method="low-rank"), out=tmp_path / "c"
     )
     evaluations = next(m for m in outcome.report.measures if m.name == "evaluations")
     assert evaluations.value <= 2
 
 
 def test_a_forest_is_kept(forest_bundle, tmp_path) -> None:
-    outcome = compress(forest_bundle, zoo.digits_dataset(), config(), out=tmp_path / "c")
+    outcome = compress(forest_bundle, zoo.digits_dataset(), config(method="low-rank"), out=tmp_path / "c")
     assert outcome.report.verdict == "kept"
     assert Bundle.open(tmp_path / "c").digest == forest_bundle.digest
 
 
 def test_a_quantized_model_is_sent_back_to_its_floats(bundles, tmp_path) -> None:
     quantized = Bundle.open(bundles / "candidate")
-    outcome = compress(quantized, zoo.digits_dataset(), config(), out=tmp_path / "c")
+    outcome = compress(quantized, zoo.digits_dataset(), config(method="low-rank"), out=tmp_path / "c")
     assert outcome.report.verdict == "kept"
     assert "quantized to integers" in outcome.report.summary
     assert "compress the original first" in (outcome.report.findings[0].advice or "")
@@ -77,7 +77,7 @@ def test_a_quantized_model_is_sent_back_to_its_floats(bundles, tmp_path) -> None
 
 def test_small_matrices_are_left_alone(digits_bundle, tmp_path) -> None:
     outcome = compress(
-        digits_bundle, zoo.digits_dataset(), config(min_weights=10**6), out=tmp_path / "c"
+        digits_bundle, zoo.digits_dataset(), config(min_weights=10**6, method="low-rank"), out=tmp_path / "c"
     )
     assert outcome.report.verdict == "kept"
     assert "1,000,000 or more weights" in outcome.report.summary
@@ -86,7 +86,7 @@ def test_small_matrices_are_left_alone(digits_bundle, tmp_path) -> None:
 def test_full_rank_matrices_are_refused_under_a_tight_budget(pack_bundle, tmp_path) -> None:
     data = zoo.rows_for_dense()
     bundle = pack_bundle(zoo.dense(last=None), data)
-    outcome = compress(bundle, data, config(max_drop=0.0001, min_weights=64), out=tmp_path / "c")
+    outcome = compress(bundle, data, config(max_drop=0.0001, min_weights=64, method="low-rank"), out=tmp_path / "c")
     assert outcome.is_refused
     assert list(tmp_path.iterdir()) == []
 

@@ -154,7 +154,10 @@ def compress_command(
     data: Data,
     out: Out,
     labels: Labels = None,
-    method: Annotated[Literal["low-rank"], typer.Option(help="Method.")] = "low-rank",
+    method: Annotated[
+        Literal["auto", "low-rank", "tree-selection", "distillation"],
+        typer.Option(help="Method; auto tries what fits the model, the cheapest first."),
+    ] = "auto",
     max_drop: MaxDrop = 0.01,
     need_proof: NeedProof = False,
     goal: Goal = "either",
@@ -171,7 +174,7 @@ def compress_command(
     trust: Trust = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Replace large weight matrices by two small ones if the held-back rows allow it."""
+    """Factorise, prune or distil a model if the held-back rows allow it; exit 1 when they do not."""
     settings = {
         "method": method,
         "max_drop": max_drop,

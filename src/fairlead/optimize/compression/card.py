@@ -9,7 +9,8 @@ CARD = SkillCard(
     name="compression",
     concern="optimize",
     title="Model compression techniques",
-    does="Replaces large weight matrices by products of two small ones, within an accuracy budget",
+    does="Factorises, prunes, distils or thins out a model as far as an accuracy budget allows, "
+    "tested on held-back rows",
     verb="compress",
     command="fairlead optimize compress",
     takes="Bundle",
@@ -21,5 +22,9 @@ CARD = SkillCard(
         "a smaller model without training it again",
     ),
     extra="optimize",
-    methods=("low-rank",),
+    methods=(
+        "low-rank",
+        "tree-selection",
+        "distillation",
+    ),
 )

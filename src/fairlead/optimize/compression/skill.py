@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fairlead.backends.onnx_graph import has_integer_matrices, onnx_versions
-from fairlead.backends.onnxruntime import OnnxRunner
+from fairlead.backends.imports import load_attribute
+from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle
-from fairlead.core.dataset import Array, Dataset, bind
-from fairlead.core.errors import ModelError
-from fairlead.core.ports import Progress, SilentProgress
-from fairlead.core.report import Finding, Measure, Outcome, Report, Table
+from fairlead.core.dataset import Dataset
+from fairlead.core.errors import ConfigError, ModelError
+from fairlead.core.files import refuse_taken, scratch_folder
+from fairlead.core.ports import Progress, Runner, SilentProgress
+from fairlead.core.report import Outcome
 from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, keep
-from fairlead.measure.answers import count_lost_rows, judge_answers
+from fairlead.measure.answers import check_labels
+from fairlead.measure.candidates import measure_candidates
 from fairlead.measure.comparison import Comparison, compare, decide
-from fairlead.measure.quality import run_batches
+from fairlead.measure.judging import Judge
+from fairlead.optimize.compression.bench import Bench, Compressed, Found, Quantizer
 from fairlead.optimize.compression.card import CARD
 from fairlead.optimize.compression.config import CompressionConfig
-from fairlead.optimize.compression.methods import METHODS, LowRankModel, LowRankSearch
+from fairlead.optimize.compression.methods import METHODS
+from fairlead.optimize.compression.reporting import candidate_of, nothing_to_do, refuse
+
+if TYPE_CHECKING:
+    from fairlead.backends.torch_material import TorchMaterial
 
 __all__ = ["compress"]
 
 _TITLE = "Compression"
 _SEARCH_RATIO = 0.5
-Feeds = dict[str, Array]
+_METRICS = {"auto", "cosine", "neighbours"}
+_LARGEST_BYTES = 2 * 1024**3
+_MOST_CONFIRMATIONS = 4
+_WITHOUT_TRAINING = ("low-rank", "tree-selection", "distillation")
+_SIZE_WEIGHT = 0.1
+"""With no goal named, halving the bytes counts like 7 % more speed."""
 
 
 def compress(
@@ -32,17 +47,24 @@ def compress(
     config: CompressionConfig,
     *,
     out: Path,
+    transfer: Dataset | None = None,
+    training: TorchMaterial | None = None,
+    quantize: Quantizer | None = None,
     progress: Progress | None = None,
 ) -> Outcome[Bundle]:
-    """Replace large weight matrices by two small ones if the held-back rows allow it.
+    """Make a model smaller by one or several methods if the held-back rows allow it.
 
-    Half of the rows, always the same ones, choose the ranks; the other half decides.
+    Half of the rows, always the same ones, choose; the other half, on which nothing was chosen
+    and nothing was trained, decides.
 
     Args:
         bundle: What is compressed; it is not changed.
         data: Rows the model was not trained on, with labels where they are known.
         config: The method, the budget and the goal.
         out: Directory to create.
+        transfer: Rows that students learn from; a part of the rows that choose when None.
+        training: The torch module that the bundle was packed from, and its training data.
+        quantize: What quantizes, for the method `pipeline`.
         progress: Hears how far the work is.
 
     Returns:
@@ -52,62 +74,68 @@ def compress(
     Raises:
         DataError: The rows do not fit, are fewer than two, or allow no metric.
         ModelError: The model cannot be read or run.
+        ConfigError: The metric is none, or the method needs a torch module that is not given.
+        MissingExtraError: torch or torch-pruning is needed and not installed.
         ConflictError: `out` exists.
         WorkspaceError: It cannot be written.
     """
+    refuse_taken(out)
     says = progress or SilentProgress()
     if bundle.manifest.kind != "onnx":
         return _keep(bundle, f"a {bundle.manifest.kind} model has no graph to rewrite", out)
+    if bundle.size_bytes > _LARGEST_BYTES:
+        reason = f"its weights take {bundle.size_bytes:,} bytes, and rewriting stops at 2 GiB"
+        return _keep(bundle, reason, out)
+    methods = _chosen(config, training)
+    judge = _judge(bundle, config)
+    if data.labels is not None and bundle.manifest.task != "other":
+        check_labels(data.labels)
     rows = held_back_rows(data, max_rows=config.max_rows, seed=config.seed)
-    search_rows, confirm_rows = rows.split(_SEARCH_RATIO, seed=config.seed)
-    original = OnnxRunner(bundle.model_path)
-    says.begin("compress", config.max_evaluations)
-    try:
-        judge = _Judge(bundle, original, search_rows, config, says)
+    search_rows, last = rows.split(_SEARCH_RATIO, seed=config.seed)
+    says.begin("compress", config.max_evaluations * len(methods))
+    with scratch_folder("compress") as scratch:
+        bench = Bench(
+            bundle,
+            search_rows,
+            config,
+            judge,
+            scratch=scratch,
+            transfer=transfer,
+            training=training,
+            quantize=quantize,
+            progress=says,
+        )
         try:
-            found = _search(bundle, judge, config)
-        except ModelError as exc:
-            # A model that runs but cannot be rewritten is still good: it stays.
-            return _keep(bundle, exc.message, out, advice=exc.hint)
-        if not found.n_options:
-            return _nothing(bundle, found, config, out)
-        if not found.ladder:
-            return _refuse(bundle, found, judge)
-        candidate = _confirm(bundle, original, found, confirm_rows, config)
-    finally:
-        original.close()
-    return conclude(
-        bundle,
-        candidate,
-        confirm_rows,
-        skill=CARD.id,
-        title=_TITLE,
-        out=out,
-        goal=config.goal,
-        allow_unproven=config.allow_unproven,
-    )
+            found = _search(bench, methods)
+            versions = _ranked(bench, found)
+            confirmed = _confirm(bench, versions, last) if versions else None
+        finally:
+            bench.close()
+    if confirmed is not None:
+        return _finish(bench, found, confirmed, last, out)
+    if all(one.reason for one in found):
+        reason, advice = nothing_to_do(found)
+        return _keep(bundle, reason, out, advice)
+    return refuse(bundle, bench, title=_TITLE)
 
 
-def _search(bundle: Bundle, judge: _Judge, config: CompressionConfig) -> LowRankSearch:
-    return METHODS[config.method](
-        bundle.model_path,
-        judge.feeds,
-        judge.is_good,
-        min_weights=config.min_weights,
-        max_evaluations=config.max_evaluations,
-    )
+def _chosen(config: CompressionConfig, training: TorchMaterial | None) -> tuple[str, ...]:
+    """Return the methods to try, the cheapest first."""
+    if config.method == "auto":
+        return _WITHOUT_TRAINING
+    return (config.method,)
 
 
-def _nothing(
-    bundle: Bundle, found: LowRankSearch, config: CompressionConfig, out: Path
-) -> Outcome[Bundle]:
-    if found.matrices:
-        text = "its matrices need nearly their full rank, so two factors would be larger"
-        return _keep(bundle, text, out)
-    if has_integer_matrices(bundle.model_path, min_weights=config.min_weights):
-        text = "its weight matrices are quantized to integers, which cannot be factorised"
-        return _keep(bundle, text, out, advice="compress the original first, then quantize that")
-    return _keep(bundle, f"it has no weight matrix of {config.min_weights:,} or more weights", out)
+def _judge(bundle: Bundle, config: CompressionConfig) -> Judge:
+    function = None
+    if ":" in config.metric:
+        function = load_attribute(config.metric)
+    elif config.metric not in _METRICS:
+        raise ConfigError(
+            f"there is no metric `{config.metric}`",
+            hint=f"choose {', '.join(sorted(_METRICS))}, or name a function as module:function",
+        )
+    return Judge(bundle.manifest, config.max_drop, config.metric, function, config.seed)
 
 
 def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[Bundle]:
@@ -115,140 +143,118 @@ def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[B
     return keep(bundle, reason, skill=CARD.id, title=_TITLE, out=out, advice=hint)
 
 
-class _Judge:
-    """Judges compressed models on the rows that the search may see."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        original: OnnxRunner,
-        rows: Dataset,
-        config: CompressionConfig,
-        progress: Progress,
-    ) -> None:
-        self._manifest, self._rows, self._config = bundle.manifest, rows, config
-        self._progress = progress
-        columns = bundle.manifest.feature_columns
-        self.feeds = bind(rows, bundle.signature, feature_columns=columns)
-        self._batch = bundle.runtime.max_batch_size
-        self._answers = run_batches(original, self.feeds, self._batch)
-        self.drops: list[float] = []
-
-    def is_good(self, model: bytes) -> bool:
-        """Whether a compressed model stays within the budget on these rows."""
-        runner = OnnxRunner(model)
+def _search(bench: Bench, methods: Sequence[str]) -> list[Found]:
+    """Run the methods; one that cannot read the graph leaves the others their turn."""
+    found = []
+    for name in methods:
         try:
-            answers = run_batches(runner, self.feeds, self._batch)
-        finally:
-            runner.close()
-        self._progress.advance()
-        labels, budget = self._rows.labels, self._config.max_drop
-        drop = judge_answers(self._manifest, self._answers, answers, labels, budget=budget)
-        self.drops.append(drop.value)
-        is_whole = count_lost_rows(self._answers, answers) == 0
-        return is_whole and drop.is_within(allow_unproven=self._config.allow_unproven)
+            found.append(METHODS[name](bench))
+        except ModelError as exc:
+            # A model that runs but cannot be rewritten is still good: it stays.
+            found.append(Found(name, reason=exc.message, advice=exc.hint))
+    return found
 
 
-def _confirm(
-    bundle: Bundle,
-    original: OnnxRunner,
-    found: LowRankSearch,
-    rows: Dataset,
-    config: CompressionConfig,
-) -> Candidate:
-    """Measure ever gentler compressions on fresh rows until one is not refused."""
-    feeds = bind(rows, bundle.signature, feature_columns=bundle.manifest.feature_columns)
-    candidate: Candidate | None = None
-    for model in found.ladder:
-        runner = OnnxRunner(model.model)
-        try:
-            comparison = compare(
-                original,
-                runner,
-                manifest=bundle.manifest,
-                feeds=feeds,
-                labels=rows.labels,
-                budget=config.max_drop,
-                sizes=(bundle.size_bytes, len(model.model)),
-                served_rows=bundle.runtime.max_batch_size,
-                batch_rows=config.batch_rows,
-                time_limit_s=config.time_limit_s,
-                seed=config.seed,
-            )
-        finally:
-            runner.close()
-        candidate = _candidate(model, found, comparison, config)
-        verdict, _ = decide(comparison, goal=config.goal, allow_unproven=config.allow_unproven)
-        if verdict != "refused":
-            break
-    assert candidate is not None  # noqa: S101 (the caller checked that something passed)
-    return candidate
+def _ranked(bench: Bench, found: Sequence[Found]) -> list[Compressed]:
+    """Return versions in the order to confirm them: what gains most first, gentler ones after."""
+    ladders = [one.ladder for one in found if one.ladder]
+    if len(ladders) < 2:
+        return [version for ladder in ladders for version in ladder]
+    merit = _merits(bench, [ladder[0] for ladder in ladders])
+    order = sorted(range(len(ladders)), key=lambda place: -merit[place])
+    best, *others = order
+    tail = [ladders[place][0] for place in others]
+    gentler = list(ladders[best][1:2])
+    return [ladders[best][0], *gentler, *tail]
 
 
-def _candidate(
-    model: LowRankModel, found: LowRankSearch, comparison: Comparison, config: CompressionConfig
-) -> Candidate:
-    shapes = {item.name: item for item in found.matrices}
-    table = Table(
-        title="Matrices",
-        columns=("matrix", "shape", "rank", "weights before", "weights after"),
-        rows=tuple(
-            (
-                name,
-                " x ".join(map(str, shapes[name].shape)),
-                rank,
-                shapes[name].n_weights,
-                shapes[name].weights_at(rank),
-            )
-            for name, rank in model.ranks.items()
-        ),
+def _merits(bench: Bench, versions: Sequence[Compressed]) -> list[float]:
+    """Measure versions beside the original and return what each gains for the goal."""
+    single = bench.bundle.runtime.model_copy(update={"intra_op_threads": 1})
+    runners: dict[str, Runner] = {"original": bench.original}
+    names = [str(place) for place in range(len(versions))]
+    try:
+        for name, version in zip(names, versions, strict=True):
+            runners[name] = open_onnx(version.model, version.runtime or single)
+        sizes = {name: len(v.model) for name, v in zip(names, versions, strict=True)}
+        measured = measure_candidates(
+            runners,
+            bench.feeds,
+            sizes={"original": bench.bundle.size_bytes, **sizes},
+            batch_rows=bench.config.batch_rows,
+            time_limit_s=bench.config.time_limit_s,
+            seed=bench.config.seed,
+        )
+    finally:
+        for name in names:
+            if name in runners:
+                runners[name].close()
+    merits = []
+    for name in names:
+        size = bench.bundle.size_bytes / max(measured[name].size_bytes, 1)
+        speed = measured[name].speedup.value
+        goals = {"size": size, "speed": speed, "either": speed * size**_SIZE_WEIGHT}
+        merits.append(goals[bench.config.goal])
+    return merits
+
+
+@dataclass(frozen=True)
+class _Confirmed:
+    version: Compressed
+    comparison: Comparison
+    confirmations: int
+
+
+def _confirm(bench: Bench, versions: Sequence[Compressed], last: Dataset) -> _Confirmed:
+    """Test versions on rows that nothing was chosen on until one may be shipped."""
+    tried: list[tuple[str, _Confirmed]] = []
+    for version in versions[:_MOST_CONFIRMATIONS]:
+        made = _Confirmed(version, _compare(bench, version, last), len(tried) + 1)
+        verdict, _ = decide(
+            made.comparison, goal=bench.config.goal, allow_unproven=bench.config.allow_unproven
+        )
+        tried.append((verdict, made))
+        if verdict == "done":
+            return made
+    return next((made for verdict, made in tried if verdict == "kept"), tried[0][1])
+
+
+def _compare(bench: Bench, version: Compressed, last: Dataset) -> Comparison:
+    bundle, config = bench.bundle, bench.config
+    runtime = (version.runtime or bundle.runtime).model_copy(update={"intra_op_threads": 1})
+    runner = open_onnx(version.model, runtime)
+    try:
+        return compare(
+            bench.original,
+            runner,
+            manifest=bundle.manifest,
+            feeds=bench.tensors(last),
+            labels=last.labels,
+            budget=config.max_drop,
+            sizes=(bundle.size_bytes, len(version.model)),
+            served_rows=bundle.runtime.max_batch_size,
+            batch_rows=config.batch_rows,
+            time_limit_s=config.time_limit_s,
+            seed=config.seed,
+            judge=bench.judge,
+        )
+    finally:
+        runner.close()
+
+
+def _finish(
+    bench: Bench, found: Sequence[Found], confirmed: _Confirmed, last: Dataset, out: Path
+) -> Outcome[Bundle]:
+    candidate: Candidate = candidate_of(
+        bench, found, confirmed.version, confirmed.comparison, confirmed.confirmations
     )
-    text = f"{len(model.ranks)} of {len(found.matrices)} matrices factorised"
-    return Candidate(
-        model=model.model,
-        change=f"{config.method} ({text}, {model.loss:.2g} of the energy lost)",
-        comparison=comparison,
-        packages=onnx_versions(),
-        measures=(
-            Measure(
-                name="matrix_weights",
-                value=model.n_weights,
-                unit="count",
-                baseline=found.n_weights,
-                note=text,
-            ),
-            Measure(
-                name="evaluations",
-                value=found.evaluations,
-                unit="count",
-                note=f"of {found.n_options} different compressions",
-            ),
-        ),
-        tables=(table,),
-        findings=(Finding(level="info", text=text),),
-        details={"method": config.method, "ranks": model.ranks, "energy_lost": model.loss},
-    )
-
-
-def _refuse(bundle: Bundle, found: LowRankSearch, judge: _Judge) -> Outcome[Bundle]:
-    gentlest = min(judge.drops)
-    reason = (
-        f"every compression that was tried broke the budget; the smallest drop was {gentlest:.4g}"
-    )
-    report = Report(
+    return conclude(
+        bench.bundle,
+        candidate,
+        last,
         skill=CARD.id,
         title=_TITLE,
-        summary=f"{bundle.name} was refused: {reason}.",
-        verdict="refused",
-        measures=(Measure(name="evaluations", value=found.evaluations, unit="count"),),
-        findings=(
-            Finding(
-                level="alert",
-                text="nothing was written",
-                advice="raise the budget with --max-drop if the loss is worth it, give more "
-                "held-back rows, or try `fairlead optimize quantize`",
-            ),
-        ),
-        details={"reason": reason, "drops": judge.drops},
+        out=out,
+        goal=bench.config.goal,
+        allow_unproven=bench.config.allow_unproven,
     )
-    return Outcome(bundle, report)

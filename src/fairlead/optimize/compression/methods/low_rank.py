@@ -15,15 +15,26 @@ from pathlib import Path
 
 import numpy as np
 
-from fairlead.backends.onnx_graph import fold_constants, hoist_constants, read_graph, upgrade_opset
+from fairlead.backends.onnx_graph import (
+    fold_constants,
+    has_integer_matrices,
+    hoist_constants,
+    onnx_versions,
+    read_graph,
+    upgrade_opset,
+)
 from fairlead.backends.onnx_low_rank import (
     Factorisation,
     find_factorisations,
     replace_matrices,
 )
 from fairlead.core.ports import Feeds
+from fairlead.core.report import Measure, Table
+from fairlead.optimize.compression.bench import Bench, Compressed, Found
 
-__all__ = ["LowRankModel", "LowRankSearch", "low_rank"]
+__all__ = ["LowRankModel", "LowRankSearch", "low_rank", "search_ranks"]
+
+METHOD = "low-rank"
 
 _STEPS = 48
 _SMALLEST_LOSS = 1e-6
@@ -72,7 +83,73 @@ class LowRankSearch:
         return sum(item.n_weights for item in self.matrices)
 
 
-def low_rank(
+def low_rank(bench: Bench) -> Found:
+    """Factorise the large matrices of a model; ranks by bisection, judged on the search rows.
+
+    Raises:
+        ModelError: The model cannot be read or rewritten.
+    """
+    config, path = bench.config, bench.bundle.model_path
+    found = search_ranks(
+        path,
+        bench.tensors(bench.whole),
+        lambda model: bench.is_good(model, METHOD),
+        min_weights=config.min_weights,
+        max_evaluations=config.max_evaluations,
+    )
+    if not found.n_options:
+        reason, advice = _nothing(path, found, config.min_weights)
+        return Found(METHOD, reason=reason, advice=advice)
+    return Found(METHOD, tuple(_version(model, found) for model in found.ladder))
+
+
+def _nothing(path: Path, found: LowRankSearch, min_weights: int) -> tuple[str, str]:
+    if found.matrices:
+        return "its matrices need nearly their full rank, so two factors would be larger", ""
+    if has_integer_matrices(path, min_weights=min_weights):
+        text = "its weight matrices are quantized to integers, which cannot be factorised"
+        return text, "compress the original first, then quantize that"
+    return f"it has no weight matrix of {min_weights:,} or more weights", ""
+
+
+def _version(model: LowRankModel, found: LowRankSearch) -> Compressed:
+    shapes = {item.name: item for item in found.matrices}
+    text = f"{len(model.ranks)} of {len(found.matrices)} matrices factorised"
+    table = Table(
+        title="Matrices",
+        columns=("matrix", "shape", "rank", "weights before", "weights after"),
+        rows=tuple(
+            (
+                name,
+                " x ".join(map(str, shapes[name].shape)),
+                rank,
+                shapes[name].n_weights,
+                shapes[name].weights_at(rank),
+            )
+            for name, rank in model.ranks.items()
+        ),
+    )
+    return Compressed(
+        method=METHOD,
+        change=f"{METHOD} ({text}, {model.loss:.2g} of the energy lost)",
+        model=model.model,
+        measures=(
+            Measure(
+                name="matrix_weights",
+                value=model.n_weights,
+                unit="count",
+                baseline=found.n_weights,
+                note=text,
+            ),
+        ),
+        tables=(table,),
+        details={"ranks": model.ranks, "energy_lost": model.loss},
+        packages=onnx_versions(),
+        notes=(text,),
+    )
+
+
+def search_ranks(
     path: Path,
     feeds: Feeds,
     is_good: Callable[[bytes], bool],

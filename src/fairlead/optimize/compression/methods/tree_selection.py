@@ -1,0 +1,110 @@
+"""A smaller ensemble of trees: the trees that stand for all, their leaves weighted anew.
+
+Trees are ordered by orthogonal matching pursuit on the ensemble's own answers, so no labels are
+needed (ordered aggregation; Martínez-Muñoz, Hernández-Lobato & Suárez, IEEE TPAMI 31, 2009).
+Bisection over their number finds the fewest that keep the budget. Works on every converted
+forest or boosted ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.backends.onnx_graph import Graph, onnx_versions, read_graph
+from fairlead.backends.onnx_layers import run_taps
+from fairlead.backends.onnx_trees import (
+    TreeEnsemble,
+    choose_trees,
+    find_ensemble,
+    fitted_weights,
+    keep_trees,
+    tree_answers,
+)
+from fairlead.core.report import Measure
+from fairlead.optimize.compression.bench import Bench, Compressed, Found
+
+__all__ = ["tree_selection"]
+
+METHOD = "tree-selection"
+_MAX_FIT_ROWS = 2000
+_OPTIONS = 24
+_GENTLER = (1.0, 1.4, 2.0)
+_FEWEST = 2
+
+
+def tree_selection(bench: Bench) -> Found:
+    """Find the fewest trees that keep the budget on the search rows.
+
+    Raises:
+        ModelError: The model cannot be read or run.
+    """
+    graph = read_graph(bench.bundle.model_path)
+    ensemble = find_ensemble(graph)
+    if ensemble is None:
+        return Found(METHOD, reason="it is no ensemble of trees")
+    if ensemble.n_trees <= _FEWEST:
+        return Found(METHOD, reason=f"it has {ensemble.n_trees} trees only")
+    answers = tree_answers(ensemble, _rows(bench, graph, ensemble))
+    order = choose_trees(answers, is_average=ensemble.is_average)
+    sizes = np.unique(np.geomspace(1, ensemble.n_trees - 1, _OPTIONS).round().astype(int))
+
+    def build(n_trees: int) -> Compressed:
+        chosen = order[:n_trees]
+        factors = fitted_weights(answers, chosen, is_average=ensemble.is_average)
+        return _version(graph, ensemble, chosen, factors)
+
+    best = _fewest(bench, [int(size) for size in sizes], build)
+    if best is None:
+        return Found(METHOD)
+    rungs = sorted({min(round(best * more), ensemble.n_trees - 1) for more in _GENTLER})
+    return Found(METHOD, tuple(build(size) for size in rungs))
+
+
+def _rows(bench: Bench, graph: Graph, ensemble: TreeEnsemble) -> NDArray[np.float32]:
+    """Return what flows into the trees on the rows to learn from."""
+    feeds = {k: v[:_MAX_FIT_ROWS] for k, v in bench.tensors(bench.fit).items()}
+    if ensemble.source in feeds:
+        return feeds[ensemble.source].astype(np.float32)
+    parts = [batch[ensemble.source] for batch in run_taps(graph, [ensemble.source], feeds)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _fewest(bench: Bench, sizes: list[int], build: Callable[[int], Compressed]) -> int | None:
+    """Return the smallest size that passes, by bisection; None when none did."""
+    low, high, best = 0, len(sizes), None
+    for _ in range(bench.config.max_evaluations):
+        if low >= high:
+            break
+        middle = (low + high) // 2
+        if bench.is_good(build(sizes[middle]).model, METHOD):
+            best, high = sizes[middle], middle
+        else:
+            low = middle + 1
+    return best
+
+
+def _version(
+    graph: Graph,
+    ensemble: TreeEnsemble,
+    chosen: NDArray[np.int64],
+    factors: NDArray[np.float64],
+) -> Compressed:
+    n_kept = int((factors > 0).sum())
+    text = f"{n_kept} of {ensemble.n_trees} trees kept"
+    trees = ensemble.trees[chosen[factors > 0]]
+    nodes = int(np.isin(ensemble.values["nodes_treeids"], trees).sum())
+    return Compressed(
+        method=METHOD,
+        change=f"{METHOD} ({text})",
+        model=keep_trees(graph, ensemble, chosen, factors),
+        measures=(
+            Measure(name="trees", value=n_kept, unit="count", baseline=ensemble.n_trees),
+            Measure(name="tree_nodes", value=nodes, unit="count", baseline=ensemble.n_nodes),
+        ),
+        details={"trees": n_kept},
+        packages=onnx_versions(),
+        notes=(text,),
+    )
