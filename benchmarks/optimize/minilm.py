@@ -1,6 +1,7 @@
 """Quantize the MiniLM encoder with one command, beside what stock tools make of it.
 
     python benchmarks/optimize/minilm.py FOLDER [--exporter traced|dynamo] [--runtime any]
+        [--shape 1x32] [--no-stock]
 
 FOLDER holds what `minilm_export.py` wrote. Without OpenVINO in the environment its lines are left
 out; NNCF's own line needs nncf as well. All versions are timed in one interleaved run on one
@@ -36,12 +37,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--exporter", default="traced", choices=("traced", "dynamo"))
+    parser.add_argument("--no-stock", action="store_true", help="only fp32 and our own")
     parser.add_argument("--runtime", default="any", choices=("any", "onnxruntime", "openvino"))
+    parser.add_argument("--shape", choices=[f"{b}x{n}" for b, n in SHAPES], help="one only")
     chosen = parser.parse_args()
+    shapes = [(b, n) for b, n in SHAPES if chosen.shape in (None, f"{b}x{n}")]
     source = chosen.folder / f"minilm-{chosen.exporter}.onnx"
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as name:
-        stock = stock_models(source, chosen.folder, Path(name))
-        for batch, length in SHAPES:
+        stock = {} if chosen.no_stock else stock_models(source, chosen.folder, Path(name))
+        for batch, length in shapes:
             rows = dict(np.load(chosen.folder / f"rows-{length}.npz"))
             ours = ours_for(source, chosen.folder, Path(name), (batch, length), chosen.runtime)
             compare(source, {**stock, **ours}, rows, batch, length)

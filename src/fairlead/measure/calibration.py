@@ -152,7 +152,7 @@ def _keys(feeds: Feeds) -> list[bytes]:
     return [
         hashlib.blake2b(
             b"\0".join(
-                repr(array[row].tolist()).encode()
+                repr(array[row : row + 1].tolist()).encode()
                 if array.dtype.kind == "O"
                 else np.ascontiguousarray(array[row]).tobytes()
                 for array in arrays
