@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["loop_factory", "serve_here"]
 
 _log = logging.getLogger(__name__)
+_SWITCH_S = 0.001
 
 
 def serve_here(plan: ServerPlan, site: Site) -> None:
@@ -178,6 +180,8 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     # What was made until here lives as long as the server: no need to look at it again and again.
     gc.collect()
     gc.freeze()
+    # The thread of the log, or of a slow model, must not keep the loop from its requests for long.
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
 
