@@ -103,7 +103,7 @@ def test_server_and_models_describe_themselves(wines, wines_candidate, client):
 
 def test_what_is_not_offered_says_why(client):
     for ask in (client.get_model_config, client.get_inference_statistics):
-        with pytest.raises(InferenceServerException, match="UNIMPLEMENTED.*there is no method"):
+        with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*there is no method"):
             ask("wines")
 
 
@@ -128,9 +128,9 @@ def test_wrong_tensors_are_refused(client, feeds, code, text):
 
 
 def test_unknown_models_versions_and_methods_are_not_found(wines_grpc, client):
-    with pytest.raises(InferenceServerException, match="NOT_FOUND.*no model 'other'"):
+    with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no model 'other'"):
         client.infer("other", [tensor("x", rows())])
-    with pytest.raises(InferenceServerException, match="NOT_FOUND.*no version '9'"):
+    with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no version '9'"):
         client.infer("wines", [tensor("x", rows())], model_version="9")
     with pytest.raises(grpc.RpcError) as failed:
         raw_call(wines_grpc, "Nothing", triton.service_pb2.ServerLiveRequest())
@@ -138,7 +138,7 @@ def test_unknown_models_versions_and_methods_are_not_found(wines_grpc, client):
 
 
 def test_a_message_that_is_too_large_is_refused_and_the_connection_goes_on(client):
-    with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED.*1048576"):
+    with pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*1048576"):
         client.infer("wines", [tensor("x", rows(100_000))])
     assert client.infer("wines", [tensor("x", rows(50_000))]).as_numpy("label").shape == (50_000,)
 
@@ -152,13 +152,16 @@ def test_broken_protobuf_is_a_bad_argument(wines_grpc):
 
 
 def test_a_deadline_ends_the_call(slow, tmp_path):
-    with serving(tmp_path, slow, "slow", settings=GRPC) as server:
-        with triton.InferenceServerClient(server.endpoint.grpc) as client:
-            with pytest.raises(InferenceServerException, match=r"DEADLINE_EXCEEDED|Deadline"):
-                client.infer("slow", [tensor("x", rows())], client_timeout=0.001)
-            with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
-                client.infer("slow", [tensor("x", rows())], timeout=100)
-            assert client.infer("slow", [tensor("x", rows())]).as_numpy("y").shape == (1, 1)
+    x = [tensor("x", rows())]
+    with (
+        serving(tmp_path, slow, "slow", settings=GRPC) as server,
+        triton.InferenceServerClient(server.endpoint.grpc) as client,
+    ):
+        with pytest.raises(InferenceServerException, match=r"DEADLINE_EXCEEDED|Deadline"):
+            client.infer("slow", x, client_timeout=0.001)
+        with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
+            client.infer("slow", x, timeout=100)
+        assert client.infer("slow", x).as_numpy("y").shape == (1, 1)
 
 
 @pytest.mark.parametrize("is_raw", [True, False])
@@ -276,3 +279,29 @@ def test_the_shadow_of_http_sees_the_same_service(wines_grpc, client):
         page = ours.outcomes(limit=10_000)
         assert "over-grpc" in {outcome.id for outcome in page.outcomes}
         assert 'status="200"' in ours.metrics()
+
+
+def test_calls_under_way_are_answered_before_the_server_ends_and_cancelled_ones_are_not(
+    slow, tmp_path
+):
+    done, x = queue.Queue(), [tensor("x", rows())]
+
+    def ended(result, error):
+        done.put((result, error))
+
+    settings = {**GRPC, "max_queue_delay_ms": 60_000.0}
+    with serving(tmp_path, slow, "slow", settings=settings) as server:
+        with triton.InferenceServerClient(server.endpoint.grpc) as client:
+            client.infer("slow", x)
+            calls = [
+                client.async_infer("slow", x, callback=ended, request_id=f"{number}")
+                for number in range(8)
+            ]
+            calls[7].cancel()
+            first = done.get(timeout=30)
+            server.process.terminate()
+            found = [first, *(done.get(timeout=30) for _ in range(7))]
+        assert server.process.wait(30) == 0
+    errors = [str(error) for _, error in found if error is not None]
+    assert len(errors) == 1
+    assert "CANCELLED" in errors[0]

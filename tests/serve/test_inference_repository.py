@@ -104,34 +104,43 @@ def workspace(tmp_path):
     return Workspace.open(Settings.load(home=tmp_path / ".fairlead"))
 
 
-def test_one_server_holds_several_models_and_versions(wines, people, three_versions, workspace):
+@pytest.fixture(scope="module")
+def mixed(three_versions, people, tmp_path_factory):
+    """A server with two versions of one model, and another model."""
     old, new = three_versions[:2]
     sources = (f"wines={old.path}", f"wines={new.path}", f"people={people.path}")
-    with spawn_server(*sources, workspace=workspace, name="wines") as server:
-        assert set(index(server).values()) == {"READY"}
-        assert ask(server, "wines").version == new.version
-        assert ask(server, "wines", old.version).version == old.version
-        with EndpointClient(server.endpoint.url, "people") as client:
-            feeds = {"city": np.array([["Oslo"]], object), "age": np.ones((1, 1), np.float32)}
-            assert client.infer(feeds).outputs["older"] == 2.0
-            assert client.metadata()["versions"] == [people.version]
-        with server.client() as client:
-            assert 'model="people"' in client.metrics()
-        status, problem = admin(server, "models/other/load")
-        assert (status, "no model 'other'" in problem["error"]) == (404, True)
+    home = tmp_path_factory.mktemp("mixed") / ".fairlead"
+    with spawn_server(
+        *sources, workspace=Workspace.open(Settings.load(home=home)), name="wines"
+    ) as server:
+        yield server
 
 
-def test_administration_needs_the_token(wines, workspace):
-    with spawn_server(wines.path, workspace=workspace, name="wines") as server:
-        request = urllib.request.Request(
-            f"{server.endpoint.url}/v2/repository/models/wines/unload", data=b"{}", method="POST"
-        )
-        request.add_header("Authorization", "Bearer wrong")
-        with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request):
-            pass
-        refused.value.close()
-        assert refused.value.code == 401
-        assert ask(server, "wines").version == wines.version
+def test_one_server_holds_several_models_and_versions(mixed, people, three_versions):
+    old, new = three_versions[:2]
+    assert set(index(mixed).values()) == {"READY"}
+    assert ask(mixed, "wines").version == new.version
+    assert ask(mixed, "wines", old.version).version == old.version
+    with EndpointClient(mixed.endpoint.url, "people") as client:
+        feeds = {"city": np.array([["Oslo"]], object), "age": np.ones((1, 1), np.float32)}
+        assert client.infer(feeds).outputs["older"] == 2.0
+        assert client.metadata()["versions"] == [people.version]
+    with mixed.client() as client:
+        assert 'model="people"' in client.metrics()
+    status, problem = admin(mixed, "models/other/load")
+    assert (status, "no model 'other'" in problem["error"]) == (404, True)
+
+
+def test_administration_needs_the_token(mixed):
+    request = urllib.request.Request(
+        f"{mixed.endpoint.url}/v2/repository/models/wines/unload", data=b"{}", method="POST"
+    )
+    request.add_header("Authorization", "Bearer wrong")
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request):
+        pass
+    refused.value.close()
+    assert refused.value.code == 401
+    assert ask(mixed, "wines").version
 
 
 def test_switching_versions_under_load_fails_no_request(three_versions, workspace):
@@ -152,6 +161,10 @@ def test_switching_versions_under_load_fails_no_request(three_versions, workspac
             await_version(seen, third.version)
         assert [item for item in seen if not isinstance(item, str)] == []
         assert len(index(server)) == 3
+        assert find_endpoint(workspace, "wines")[0].arms == {"baseline": third.digest}
+        assert server.stop() == 0
+    with pytest.raises(NotFoundError, match="does not run"):
+        find_endpoint(workspace, "wines")
 
 
 @pytest.mark.parametrize("is_watched", [True, False])
@@ -186,18 +199,16 @@ def test_a_damaged_bundle_changes_nothing(three_versions, workspace, tmp_path):
         assert ask(server, "wines").version == three_versions[0].version
 
 
-def test_an_unloaded_model_is_gone_until_it_is_loaded(wines, people, workspace):
-    sources = (f"wines={wines.path}", f"people={people.path}")
-    with spawn_server(*sources, workspace=workspace, name="wines") as server:
-        assert admin(server, "models/people/unload")[0] == 200
-        with (
-            EndpointClient(server.endpoint.url, "people") as client,
-            pytest.raises(OverloadedError, match=r"503.*not loaded: unloaded"),
-        ):
-            client.infer({"age": np.ones((1, 1), np.float32)})
-        assert ask(server, "wines").version == wines.version
-        assert admin(server, "models/people/load")[0] == 200
-        assert set(index(server).values()) == {"READY"}
+def test_an_unloaded_model_is_gone_until_it_is_loaded(mixed):
+    assert admin(mixed, "models/people/unload")[0] == 200
+    with (
+        EndpointClient(mixed.endpoint.url, "people") as client,
+        pytest.raises(OverloadedError, match=r"503.*not loaded: unloaded"),
+    ):
+        client.infer({"age": np.ones((1, 1), np.float32)})
+    assert ask(mixed, "wines").version
+    assert admin(mixed, "models/people/load")[0] == 200
+    assert set(index(mixed).values()) == {"READY"}
 
 
 def test_a_killed_server_comes_back_with_the_same_models(three_versions, people, workspace):
@@ -219,15 +230,6 @@ def test_a_killed_server_comes_back_with_the_same_models(three_versions, people,
         assert index(server) == {("wines", new.version): "READY"}
 
 
-def test_a_reloaded_service_still_stops_in_order(three_versions, workspace):
-    old, new = three_versions[:2]
-    with spawn_server(f"wines={old.path}", workspace=workspace, name="wines") as server:
-        admin(server, "models/wines/load", {"bundle": str(new.path)})
-        assert server.stop() == 0
-    with pytest.raises(NotFoundError, match="does not run"):
-        find_endpoint(workspace, "wines")
-
-
 def test_the_newest_versions_are_loaded_by_policy(three_versions, workspace):
     sources = [f"wines={bundle.path}" for bundle in three_versions]
     settings = {"version_policy": "latest:2"}
@@ -239,7 +241,7 @@ def test_the_newest_versions_are_loaded_by_policy(three_versions, workspace):
         assert ask(server, "wines").version == three_versions[2].version
 
 
-def heavy_bundle(target, number, megabytes=48):
+def heavy_bundle(target, number, megabytes=24):
     """A model whose weights take so much memory; answers with its number."""
     width = 1024
     height = megabytes * (1 << 20) // (4 * width)
@@ -280,12 +282,12 @@ def test_models_make_room_for_one_another_within_the_memory_limit(tmp_path, work
     bundles = [heavy_bundle(tmp_path / f"heavy{number}", number) for number in range(4)]
     paths = [bundle.path for bundle in bundles]
     with spawn_server(*paths[:1], workspace=workspace, name="heavy0") as server:
-        limit = round(resident_mb(server.endpoint.pid) + 110)  # room for two more, not for three
+        limit = round(resident_mb(server.endpoint.pid) + 60)  # room for two more, not for three
     settings = {"memory_limit_mb": limit}
     with spawn_server(*paths, workspace=workspace, name="heavy0", settings=settings) as server:
         states = index(server)
         assert "UNAVAILABLE" in states.values()
-        for number in [0, 1, 2, 3, 0, 2, 1, 3, 3, 0]:
+        for number in [0, 1, 2, 3, 3, 0]:
             with EndpointClient(server.endpoint.url, f"heavy{number}") as client:
                 answer = client.infer({"x": np.ones((1, 1), np.float32)})
             assert answer.outputs["y"] == number
@@ -295,8 +297,8 @@ def test_models_make_room_for_one_another_within_the_memory_limit(tmp_path, work
 
 
 def test_a_model_that_can_never_fit_is_refused(tmp_path, wines, workspace):
-    heavy = heavy_bundle(tmp_path / "heavy", 1, megabytes=200)
-    sources, settings = (wines.path, heavy.path), {"memory_limit_mb": 200}
+    heavy = heavy_bundle(tmp_path / "heavy", 1, megabytes=120)
+    sources, settings = (wines.path, heavy.path), {"memory_limit_mb": 180}
     with spawn_server(*sources, workspace=workspace, name="wines", settings=settings) as server:
         status, problem = admin(server, "models/heavy1/load")
         assert (status, "does not fit into the memory limit" in problem["error"]) == (503, True)

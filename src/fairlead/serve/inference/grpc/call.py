@@ -7,7 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import quote
 
 from fairlead.serve.inference.grpc.call_head import CallHead
@@ -18,11 +18,9 @@ from fairlead.serve.inference.grpc.frames import (
     frame,
 )
 from fairlead.serve.inference.grpc.header_blocks import literal_field
+from fairlead.serve.inference.grpc.limits import GrpcLimits
 from fairlead.serve.inference.grpc.status import CallError, Code, code_of, explain
 from fairlead.serve.inference.problems import status_of
-
-if TYPE_CHECKING:
-    from fairlead.serve.inference.grpc.connection import Connection
 
 __all__ = ["Call", "OnMessage"]
 
@@ -38,6 +36,34 @@ STATUS_200 = b"\x88"
 CONTENT_TYPE = b"\x0f\x10\x10application/grpc"
 BEGIN = STATUS_200 + CONTENT_TYPE
 END = literal_field(b"grpc-status", b"0")
+
+
+class Outlet(Protocol):
+    """What takes the answers of a call."""
+
+    def send_whole(self, call: Call, message: bytes) -> None:
+        """Send the one message of an answer, and end the call."""
+
+    def send_piece(self, call: Call, data: bytes) -> None:
+        """Send a part of an answer."""
+
+    def send_end(self, call: Call, fields: bytes) -> None:
+        """End a call once everything of it is sent."""
+
+
+class Line(Protocol):
+    """What a call needs of its connection."""
+
+    limits: GrpcLimits
+    peer: str
+    certificate_subject: str | None
+
+    @property
+    def sender(self) -> Outlet:
+        """Takes answers."""
+
+    def acknowledge(self, call: Call, size: int) -> None:
+        """Let the client send so much more on a call."""
 
 
 class Call:
@@ -68,7 +94,7 @@ class Call:
         "unacknowledged", "unsent", "window",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, number: int, head: CallHead, window: int) -> None:
+    def __init__(self, connection: Line, number: int, head: CallHead, window: int) -> None:
         """Begin with a head."""
         self._connection = connection
         self.id = number
