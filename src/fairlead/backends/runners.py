@@ -7,6 +7,7 @@ from pathlib import Path
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.errors import UntrustedError
 from fairlead.core.ports import Runner
+from fairlead.core.signature import Signature
 
 __all__ = ["open_onnx", "open_runner"]
 
@@ -34,7 +35,7 @@ def open_runner(
             hint="add --trust if you know where it comes from, or pack it as ONNX",
         )
     if bundle.manifest.kind == "onnx":
-        return open_onnx(bundle.model_path, runtime or bundle.runtime)
+        return open_onnx(bundle.model_path, runtime or bundle.runtime, bundle.signature)
     if bundle.manifest.kind == "python":
         return _open_python(bundle, runtime or bundle.runtime)
     if bundle.manifest.kind == "ensemble":
@@ -63,12 +64,15 @@ def _open_python(bundle: Bundle, runtime: RuntimeSettings) -> Runner:
     return PythonRunner(made, bundle.signature)
 
 
-def open_onnx(model: Path | bytes, runtime: RuntimeSettings) -> Runner:
+def open_onnx(
+    model: Path | bytes, runtime: RuntimeSettings, signature: Signature | None = None
+) -> Runner:
     """Load an ONNX model into the library that its settings name.
 
     Args:
         model: The file, or its bytes.
         runtime: Settings; their execution provider says which library runs it.
+        signature: What the model takes and gives, where it is known already.
 
     Raises:
         ModelError: The model cannot be loaded, or the provider is not present.
@@ -79,7 +83,7 @@ def open_onnx(model: Path | bytes, runtime: RuntimeSettings) -> Runner:
     if runtime.execution_provider == OPENVINO:
         from fairlead.backends.openvino import OpenVinoRunner
 
-        return OpenVinoRunner(model, runtime)
+        return OpenVinoRunner(model, runtime, signature)
     from fairlead.backends.onnxruntime import OnnxRunner
 
     return OnnxRunner(model, runtime)
