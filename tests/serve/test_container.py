@@ -199,6 +199,15 @@ def test_an_index_that_cannot_help_is_an_error_and_not_a_weaker_lock(monkeypatch
     assert "--no-lock" in caught.value.hint
 
 
+def test_what_an_extra_brings_is_pinned_too():
+    plain = {name_of(line) for line in installed_closure(["fairlead"])}
+    more = {name_of(line) for line in installed_closure(["fairlead[onnx]"])}
+    assert {"numpy", "pydantic"} <= plain
+    assert more - plain >= {"onnxruntime", "onnx"}
+    with pytest.raises(WorkspaceError, match="`nothing-like-it` is needed"):
+        installed_closure(["nothing-like-it>=3"])
+
+
 def test_without_a_lock_versions_are_exact_and_that_is_said(wines, tmp_path):
     outcome = write_container(
         wines.path, out=tmp_path / "c", choices=ContainerChoices(lock=False, replicas=1),

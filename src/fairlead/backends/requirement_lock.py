@@ -116,23 +116,25 @@ def installed_closure(needs: Sequence[str]) -> tuple[str, ...]:
     """
     versions = installed_versions()
     found: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
     queue = list(needs)
     while queue:
-        line = queue.pop()
-        name = name_of(line)
-        if name in found or "extra ==" in line or not _is_for_here(line):
+        line = queue.pop().partition(";")[0]
+        name, extras = name_of(line), line.partition("[")[2].partition("]")[0]
+        if (name, extras) in seen:
             continue
+        seen.add((name, extras))
         if name not in versions:
             raise WorkspaceError(
                 f"`{name}` is needed in the image but is not installed here",
                 hint=f"pip install {name}, or leave --no-lock out",
             )
         found[name] = f"{name}=={versions[name]}"
-        queue += metadata.requires(name) or []
+        queue += [need for need in metadata.requires(name) or [] if _is_needed(need, extras)]
     return tuple(sorted(found.values()))
 
 
-def _is_for_here(line: str) -> bool:
+def _is_needed(line: str, extras: str) -> bool:
     """Whether a requirement's marker holds on this machine, which stands for the image."""
     marker = line.partition(";")[2].strip()
     if not marker:
@@ -140,4 +142,5 @@ def _is_for_here(line: str) -> bool:
     with requires("serve", needed_by="pinning packages without an index"):
         from packaging.markers import Marker
 
-    return bool(Marker(marker).evaluate({"extra": ""}))
+    parsed = Marker(marker)
+    return any(parsed.evaluate({"extra": extra.strip()}) for extra in ("", *extras.split(",")))
