@@ -16,6 +16,10 @@ Document = dict[str, Any]
 
 _JSON = "application/json"
 _TENSOR_VALUES: Document = {"type": ["number", "string", "boolean", "null", "array"]}
+_EVENT: Document = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 _NUMBER_OR_TEXT: Document = {"type": ["number", "integer", "string", "boolean", "null"]}
 _REFUSALS = {
     "400": "The request does not fit the protocol, or the model.",
@@ -186,7 +190,7 @@ def _model_paths(models: list[str]) -> Document:
         }
         stream = _operation(
             "Ask the model; the answer comes as server-sent events, row by row or piece by piece.",
-            f"inferStream{tail}", {"type": "string"}, kind="text/event-stream",
+            f"inferStream{tail}", _EVENT, kind="text/event-stream",
             refusals=_ASKED, **asked,
         )  # fmt: skip
         paths[base] = {
@@ -267,7 +271,7 @@ def _control_paths() -> Document:
     free = {"type": "object"}
     numbers = [
         {"name": name, "in": "query", "required": False,
-         "schema": {"type": "integer", "minimum": 0, "maximum": 10**17}}
+         "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}}
         for name in ("after", "limit")
     ]  # fmt: skip
     text = {"type": "string"}
@@ -322,10 +326,13 @@ def _schemas(bundles: dict[str, Bundle]) -> Document:
         "ModelReady": _object(
             ("name", "ready"), name={"type": ["string", "null"]}, ready={"type": "boolean"}
         ),
-        "InputTensor": _object(
-            ("name", "datatype", "shape"), name={**text, "minLength": 1}, datatype=datatype,
-            shape=sent_shape, data=values, parameters=free,
-        ),
+        "InputTensor": {
+            **_object(
+                ("name", "datatype", "shape"), name={**text, "minLength": 1}, datatype=datatype,
+                shape=sent_shape, data=values, parameters=free,
+            ),
+            "anyOf": [{"required": ["data"]}, {"required": ["parameters"]}],
+        },
         "RequestedOutput": _object(("name",), name={**text, "minLength": 1}, parameters=free),
         "InferRequest": {
             **_object(
