@@ -79,6 +79,7 @@ class Repository:
         self._models: dict[str, Model] = {}
         self._routes: dict[tuple[str | None, str | None], Version] = {}
         self._changing = asyncio.Lock()
+        self._warned: dict[str, str] = {}
         self._loader = Loader(open_plane, self._loaded, memory_limit_bytes)
         self._tick = self._loader.tick
         for source in sources:
@@ -464,4 +465,9 @@ def _differs(version: Version) -> bool:
 
 
 def _has_changed(model: Model) -> bool:
-    return any(_differs(version) for version in model.versions.values())
+    """Say whether a folder holds another bundle; one that was removed holds none."""
+    return any(
+        _differs(version)
+        for version in model.versions.values()
+        if (version.path / DIGESTS).exists()
+    )
