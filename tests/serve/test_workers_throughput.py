@@ -99,6 +99,8 @@ def test_two_workers_on_two_cpus_beat_one(wines, tmp_path):
             costs.append((used[1] + used[2]) / together / (used[0] / alone))
             if was_free and is_free():
                 gains.append(together / alone)
+            if len(costs) >= 3 and gains and max(gains) > 1.3:
+                break
     assert 0.35 < np.median(shares) < 0.65, shares
     assert np.median(costs) < 1.4, costs
     if not gains:
