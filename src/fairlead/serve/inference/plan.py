@@ -35,7 +35,7 @@ class ServerPlan:
         trust: Whether code that came with a model may run.
         cpu_limit: CPUs to plan for; None asks the machine.
         admin_token: Opens the control endpoints; None makes one up.
-        is_token_chosen: Whether somebody chose that token; set when it was made up.
+        is_token_chosen: Whether somebody chose that token; false when it was made up.
         until_stdin_closes: Whether the end of standard input stops the server.
     """
 
