@@ -62,7 +62,11 @@ class _Reply:
             self._inference.refuse(self._exchange, ending)
             return
         frames = self._inference.frames_of(ending.arm)
-        body, length = frames.write(self._message, ending.id, ending.outputs, ending.parts_ms)
+        try:
+            body, length = frames.write(self._message, ending.id, ending.outputs, ending.parts_ms)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer: a model gave what it should not)
+            self._inference.refuse(self._exchange, exc)
+            return
         headers = frames.json_headers
         if length is not None:
             headers = b"%binference-header-content-length: %d\r\n" % (
