@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairlead.core.errors import UnauthenticatedError
 from fairlead.serve.inference.http.bridge import AsgiBridge
 from fairlead.serve.inference.http.events import Events
-from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.exchange import Exchange, Sender
 from fairlead.serve.inference.http.head import Head, HttpError
 from fairlead.serve.inference.http.inference import Inference
 from fairlead.serve.inference.http.limits import HttpLimits
@@ -24,7 +24,6 @@ from fairlead.serve.inference.security.tokens import KeysPendingError
 from fairlead.serve.inference.service import Service
 
 if TYPE_CHECKING:
-    from fairlead.serve.inference.http.connection import Connection
     from fairlead.serve.inference.security.guard import Guard
 
 __all__ = ["Application", "build_server"]
@@ -76,7 +75,7 @@ class Application:
         except Exception as exc:  # noqa: BLE001 (the outer loop of a request)
             refuse(exchange, exc)
 
-    def screen(self, head: Head, connection: Connection) -> HttpError | None:
+    def screen(self, head: Head, connection: Sender) -> HttpError | None:
         """Refuse a body, before it comes, of somebody who shows no credentials at all."""
         guard = self._service.guard
         if guard is None or not guard.needs_credentials or connection.certificate_subject:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.head import Head, HttpError
 from fairlead.serve.inference.http.receiver import Receiver
+from fairlead.serve.inference.http.surroundings import Surroundings
 from fairlead.serve.inference.http.wire import CONTINUE, JSON, problem_bytes
 from fairlead.serve.inference.security.certificate_names import certificate_name
-
-if TYPE_CHECKING:
-    from fairlead.serve.inference.http.server import HttpServer
 
 __all__ = ["Connection"]
 
@@ -25,7 +23,7 @@ _NO_HEAD = Head("GET", b"", [], is_old=False)
 class Connection(asyncio.Protocol):
     """Serves one client."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: Surroundings) -> None:
         """Prepare for a client."""
         self._server = server
         self._limits = server.limits

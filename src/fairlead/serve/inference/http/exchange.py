@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fairlead.serve.inference.http.head import Head
 from fairlead.serve.inference.http.wire import JSON, field, json_bytes, problem_bytes
 
-if TYPE_CHECKING:
-    from fairlead.serve.inference.http.connection import Connection
+__all__ = ["Exchange", "Sender"]
 
-__all__ = ["Exchange"]
+
+class Sender(Protocol):
+    """The connection that an exchange came from; see `Connection`."""
+
+    peer: str
+
+    @property
+    def certificate_subject(self) -> str | None:
+        """Common name of the client's verified certificate, or None."""
+
+    def send(self, exchange: Exchange, status: int, body: bytes, headers: bytes) -> None:
+        """Send a whole answer."""
+
+    def begin_stream(self, exchange: Exchange, status: int, headers: bytes) -> None:
+        """Send the head of an answer that follows piece by piece."""
+
+    def push(self, exchange: Exchange, piece: bytes) -> bool:
+        """Send a piece; return whether more may follow at once."""
+
+    async def drained(self, exchange: Exchange) -> None:
+        """Wait until the client has read enough."""
+
+    def finish_stream(self, exchange: Exchange) -> None:
+        """End an answer that was sent piece by piece."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 class Exchange:
@@ -33,7 +58,7 @@ class Exchange:
         "on_answered", "on_gone",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    def __init__(self, connection: Sender, head: Head) -> None:
         """Begin with a head."""
         self._connection = connection
         self.head = head

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 import httptools
 
-from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.exchange import Exchange, Sender
 from fairlead.serve.inference.http.head import Head, Headers, HttpError, check_framing
-
-if TYPE_CHECKING:
-    from fairlead.serve.inference.http.connection import Connection
-    from fairlead.serve.inference.http.server import HttpServer
+from fairlead.serve.inference.http.surroundings import Surroundings
 
 __all__ = ["Receiver", "too_large"]
 
@@ -39,7 +35,7 @@ class Receiver:
         held_bytes: Bodies of this connection in memory.
     """
 
-    def __init__(self, connection: Connection, server: HttpServer) -> None:
+    def __init__(self, connection: Sender, server: Surroundings) -> None:
         """Prepare for a client."""
         self._connection = connection
         self._server = server

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from fairlead.serve.inference.accepting import Acceptor, OpenCounts
 from fairlead.serve.inference.http.connection import Connection
-from fairlead.serve.inference.http.exchange import Exchange
+from fairlead.serve.inference.http.exchange import Exchange, Sender
 from fairlead.serve.inference.http.head import Head, HttpError
 from fairlead.serve.inference.http.known_heads import KnownHeads
 from fairlead.serve.inference.http.limits import HttpLimits
@@ -44,7 +44,7 @@ class HttpServer:
         limits: HttpLimits,
         *,
         on_fault: Callable[[int], object] = lambda _: None,
-        screen: Callable[[Head, Connection], HttpError | None] = lambda *_: None,
+        screen: Callable[[Head, Sender], HttpError | None] = lambda *_: None,
     ) -> None:
         """Prepare to serve.
 
