@@ -34,6 +34,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "router.md"
 NAMES = {skill: name for name, skill in SHORT.items()}
 REGULARISATION = 5.0
 FOLDS = 4
+OUTSIDE = 0.7
+"""Log odds added to `out-of-scope`: what people ask elsewhere is more varied than any corpus."""
 
 
 def matrix(scenes):
@@ -72,6 +74,7 @@ def train(utterances: list[Utterance], raw) -> Weights:
             shares.append(1 / max(1, len(item.skills)))
     first = LogisticRegression(C=REGULARISATION, max_iter=200, tol=1e-3)
     first.fit(texts[rows], answers, sample_weight=shares)
+    bias = first.intercept_ + OUTSIDE * (first.classes_ == "!out-of-scope")
     routes = [at for at, item in enumerate(utterances) if item.kind == "route"]
     heads = []
     for name in SHORT:
@@ -81,7 +84,7 @@ def train(utterances: list[Utterance], raw) -> Weights:
         answers=tuple(map(str, first.classes_)),
         skills=tuple(SHORT),
         answer_weights=first.coef_.astype(np.float32),
-        answer_bias=first.intercept_.astype(np.float32),
+        answer_bias=bias.astype(np.float32),
         skill_weights=np.vstack([head.coef_[0] for head in heads]).astype(np.float32),
         skill_bias=np.array([head.intercept_[0] for head in heads], np.float32),
         rarity=rarity,

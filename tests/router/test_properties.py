@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fairlead.core.errors import UsageError
 from fairlead.router import ask
+from fairlead.router.corpus import load_corpus
 
 HERE = Path(__file__).parent
 SEED = sorted(
@@ -96,3 +97,16 @@ def test_any_answer_continues_or_is_refused(text, said):
     if question.kind != "clarify":
         return
     assert answered_or_hinted(lambda: question.answer(said))
+
+
+HELD_BACK = [item.text for item in load_corpus() if item.is_held_back][::6]
+
+
+@pytest.mark.parametrize(("number", "text"), list(enumerate(HELD_BACK)))
+def test_naming_a_tool_changes_no_problem_of_the_corpus(number, text):
+    tool = TOOLS[number % len(TOOLS)]
+    if decision(text)[3] == "unknown-concern":
+        pytest.skip("a text that says nothing may take its concern from the tool")
+
+    assert decision(f"{text}. We use {tool}.") == decision(text)
+    assert decision(f"{text} ({tool})") == decision(text)

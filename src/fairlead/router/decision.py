@@ -21,6 +21,7 @@ _TOO_UNSURE: Final = 0.14
 _HARDLY_HEARD: Final = 0.15
 _ASKING: Final = 0.7
 """A question that was not needed costs the user a turn: it must be this much likelier."""
+_ANSWERABLE: Final = 0.25
 _SURE: Final = 0.5
 _OPTIMISERS: Final = frozenset({"quantization", "compression", "hardware"})
 _SMALLER: Final = in_order(("quantization", "compression"))
@@ -88,7 +89,8 @@ def _best(scores: Scores) -> tuple[str, float]:
     """Return the likeliest answer, where a question has to be clearly likelier than an answer."""
     first, *rest = scores.ranked
     told = next((item for item in rest if not item[0].startswith("?")), first)
-    return told if first[0].startswith("?") and first[1] * _ASKING < told[1] else first
+    is_close = first[0].startswith("?") and told[1] > max(first[1] * _ASKING, _ANSWERABLE)
+    return told if is_close else first
 
 
 def _kept_in_bounds(scene: Scene, heard: Verdict, scores: Scores) -> Verdict:

@@ -40,7 +40,12 @@ class Tool:
 
 
 class Lexicon:
-    """Concepts and product names, compiled for matching."""
+    """Concepts and product names, compiled for matching.
+
+    Attributes:
+        stems: Every word that a phrase is made of.
+        name_stems: Every word that the name of a product is made of.
+    """
 
     def __init__(
         self,
@@ -57,11 +62,18 @@ class Lexicon:
             tokens_of(name): (name, home) for home, names in tools.items() for name in names
         }
         self._facts = {fact: frozenset(names) for fact, names in facts.items()}
+        self.stems = frozenset(self._phrase_words())
+        self.name_stems = frozenset(word for words in self._tools for word in words)
 
     def _add(self, concept: str, phrase: str) -> None:
         elements = tuple(_element(part) for part in phrase.split())
         for alternative in elements[0]:
             self._phrases.setdefault(alternative[0], []).append((concept, elements))
+
+    def _phrase_words(self) -> Iterator[str]:
+        for phrases in self._phrases.values():
+            for _, elements in phrases:
+                yield from (word for element in elements for words in element for word in words)
 
     def tools(self, reading: Reading) -> list[Tool]:
         """Return the products that the text names, longest name first at each place."""

@@ -201,6 +201,8 @@ def cost(scene: Scene) -> Verdict | None:
 
 def only_a_tool(scene: Scene) -> Verdict | None:
     """A tool speaks only when nothing else does, and then only of what it is about."""
+    if scene.hits:
+        return None
     homes = tuple(dict.fromkeys(tool.home for tool in scene.tools if tool.home in SHORT))
     return _route(scene, "only-a-tool", homes[:1], ()) if homes else None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
 from fairlead.router.answers import Facts, Span
 from fairlead.router.lexicon import Hit, Lexicon, Tool, load_fillers, load_lexicon
+from fairlead.router.spelling import repaired
 from fairlead.router.text import Reading, read, tokens_of
 
 __all__ = ["Scene", "leading_words", "observe"]
@@ -111,7 +112,7 @@ def observe(text: str) -> Scene:
     Raises:
         UsageError: The text is empty, too long, or holds no words.
     """
-    reading = read(text)
+    reading = _spelled(read(text))
     lexicon = load_lexicon()
     tools = lexicon.tools(reading)
     found = [_as_state(reading, hit) for hit in lexicon.concepts(reading, tools)]
@@ -119,6 +120,11 @@ def observe(text: str) -> Scene:
     negated = tuple(hit for hit in kept if _is_negated(reading, hit))
     hits = tuple(hit for hit in kept if hit not in negated)
     return Scene(reading, hits, negated, tuple(tools), _tool_facts(lexicon, reading, hits, tools))
+
+
+def _spelled(reading: Reading) -> Reading:
+    """Read words nobody knows as the words they are slips of."""
+    return replace(reading, stems=tuple(repaired(stem) for stem in reading.stems))
 
 
 def _as_state(reading: Reading, hit: Hit) -> Hit:
