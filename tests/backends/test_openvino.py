@@ -32,6 +32,8 @@ def test_it_gives_what_onnx_runtime_gives() -> None:
     np.testing.assert_allclose(fast.run(ROWS)["y"], known.run(ROWS)["y"], atol=1e-5)
     again = {"x": ROWS["x"][:2]}
     np.testing.assert_allclose(fast.run(again)["y"], known.run(again)["y"], atol=1e-5)
+    nothing = {"x": ROWS["x"][:0]}
+    assert fast.run(nothing)["y"].shape == known.run(nothing)["y"].shape == (0, 4)
     fast.close()
 
 
@@ -43,3 +45,11 @@ def test_wrong_rows_and_broken_models_are_our_errors(tmp_path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x08garbage" * 9)
     with pytest.raises(ModelError):
         OpenVinoRunner(tmp_path / "broken.onnx", SETTINGS)
+
+
+@needs_openvino
+def test_settings_choose_the_precision_of_what_is_not_quantized() -> None:
+    model = write_graph(zoo.dense(sizes=(16, 256, 256, 4), last=None))
+    exact = OpenVinoRunner(model, SETTINGS).run(ROWS)["y"]
+    known = OnnxRunner(model).run(ROWS)["y"]
+    np.testing.assert_allclose(exact, known, atol=1e-5)

@@ -5,8 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from fairlead.backends.openvino import has_openvino
+from fairlead.backends.runners import open_runner
 from fairlead.core.bundle import Bundle
-from fairlead.core.dataset import Dataset
+from fairlead.core.dataset import Dataset, bind
 from fairlead.optimize.quantization import QuantizationConfig, quantize
 from tests.optimize import zoo
 
@@ -158,3 +160,30 @@ def test_static_ranges_on_models_of_all_kinds(name, pack_bundle, tmp_path) -> No
     assert outcome.report.verdict == "done"
     kinds = {node.op_type for node in onnx.load(outcome.noun.model_path).graph.node}
     assert "QuantizeLinear" in kinds
+
+
+@pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
+@pytest.mark.parametrize("name", ["gemm", "convolutions", "two-inputs"])
+def test_openvino_runs_what_was_quantized_for_it(name, pack_bundle, tmp_path) -> None:
+    model, data = MODELS[name]()
+    config = CONFIG.model_copy(
+        update={"runtime": "openvino", "method": "static-int8", "max_drop": 0.1, "goal": "size"}
+    )
+    outcome = quantize(pack_bundle(model, data), data, config, out=tmp_path / "q")
+    assert outcome.report.verdict == "done"
+    made = Bundle.open(tmp_path / "q")
+    assert made.runtime.execution_provider == "OpenVINO"
+    runner = open_runner(made)
+    feeds = bind(data, made.signature, feature_columns=made.manifest.feature_columns)
+    answers = runner.run({key: array[:5] for key, array in feeds.items()})
+    assert all(np.isfinite(array).all() for array in answers.values())
+
+
+@pytest.mark.skipif(has_openvino(), reason="OpenVINO is installed")
+def test_without_openvino_the_original_is_kept(pack_bundle, tmp_path) -> None:
+    data = zoo.rows_for_dense()
+    config = CONFIG.model_copy(update={"runtime": "openvino"})
+    bundle = pack_bundle(zoo.dense(last=None), data)
+    outcome = quantize(bundle, data, config, out=tmp_path / "q")
+    assert outcome.report.verdict == "kept"
+    assert "OpenVINO is not installed" in outcome.report.summary

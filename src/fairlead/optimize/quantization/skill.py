@@ -10,6 +10,7 @@ from fairlead.backends.imports import load_attribute
 from fairlead.backends.model_probe import probe_models
 from fairlead.backends.onnx_divergence import layer_divergence
 from fairlead.backends.onnx_graph import library_versions, parse_graph
+from fairlead.backends.openvino import has_openvino
 from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle
 from fairlead.core.comparison import LayerDivergence
@@ -88,6 +89,9 @@ def quantize(
     if bundle.size_bytes > _LARGEST_BYTES:
         reason = f"its weights take {bundle.size_bytes:,} bytes, and rewriting stops at 2 GiB"
         return _keep(bundle, reason, out, "quantize it in its own framework before the export")
+    if config.runtime == "openvino" and not has_openvino():
+        install = "pip install 'fairlead[openvino]'"
+        return _keep(bundle, "OpenVINO is not installed", out, install)
     judge = _judge(bundle, config)
     bench = _Bench.prepare(bundle, data, calibration, config, judge)
     says.begin("quantize", 4)
@@ -196,8 +200,6 @@ def _recipes(work: Workbench) -> tuple[tuple[Recipe, ...], tuple[str, ...]]:
 
 def _nothing(work: Workbench, refusals: Sequence[str]) -> str:
     """Say why there is nothing to quantize."""
-    if work.config.runtime == "openvino" and not work.openvino:
-        return "OpenVINO is not installed"
     if work.unknown_operators:
         return f"its operators are not ONNX's own: {', '.join(work.unknown_operators)}"
     if work.control_flow:

@@ -32,7 +32,7 @@ def fp16(work: Workbench) -> tuple[Recipe, ...]:
     """
     stored, n_weights = store_half(work.graph, "fp16")
     recipes = []
-    if n_weights:
+    if n_weights and work.config.runtime != "openvino":
         recipes.append(Recipe("fp16", "weights stored in fp16", write_graph(stored), n_weights))
     if _CUDA in available_providers() and work.calibration is not None:
         recipes += _on_gpu(work, n_weights)
