@@ -51,7 +51,7 @@ class ServingConfig(Config):
     """Requests that would wait longer than this for the model are refused at once with 503."""
     latency_budget_ms: float | None = Field(None, gt=0, le=3_600_000)
     """Batches stay so small that a request ends within this time; None lets them grow."""
-    padding: Mapping[str, float] = {}
+    padding: Mapping[str, float] = Field(default_factory=dict)
     """Input → what pads its sequences; lets sequences of different lengths run together."""
     max_request_rows: int = Field(100_000, ge=1)
     """Most rows of one request; more are refused with 400."""
