@@ -14,7 +14,7 @@ from fairlead.core.extras import requires
 from fairlead.core.ports import Array, Feeds
 from fairlead.core.signature import STRING, Signature, TensorSpec, conform
 
-__all__ = ["OnnxRunner", "available_providers", "read_signature"]
+__all__ = ["OnnxRunner", "available_providers", "read_signature", "signature_of"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -56,7 +56,7 @@ class OnnxRunner:
         """
         chosen = settings or RuntimeSettings(intra_op_threads=1)
         self._session = _load(model, chosen)
-        self._signature = _signature_of(self._session)
+        self._signature = signature_of(self._session)
         self._names = [spec.name for spec in self._signature.outputs]
 
     @property
@@ -136,7 +136,12 @@ def _first_line(error: Exception) -> str:
     return _ORIGIN.sub("", text.splitlines()[0])[:300]
 
 
-def _signature_of(session: Any) -> Signature:  # noqa: ANN401 (untyped library)
+def signature_of(session: Any) -> Signature:  # noqa: ANN401 (untyped library)
+    """Return what the model of a session takes and gives.
+
+    Raises:
+        ModelError: An input or output is no tensor.
+    """
     return Signature(
         inputs=tuple(_spec(item) for item in session.get_inputs()),
         outputs=tuple(_spec(item) for item in session.get_outputs()),
