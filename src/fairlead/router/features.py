@@ -39,6 +39,8 @@ _ABOUT_MODELS: Final = (
 )
 _DESTINATIONS: Final = ("cloud", "edge", "batch")
 _PIECE_LENGTHS: Final = (3, 4, 5)
+_LOGGED: Final = frozenset({"info", "debug", "trace"})
+_LOG_HEAD: Final = 10
 _MEANING_LENGTH: Final = np.float32(1.5)
 
 
@@ -76,7 +78,7 @@ def _words(scene: Scene) -> list[str]:
     hidden = {at for tool in scene.tools for at in range(tool.first, tool.last + 1)}
     for tool in scene.tools:
         hidden |= set(leading_words(scene.reading, tool.first))
-    hidden |= _empty_sentences(scene, hidden) | _repeated_sentences(scene)
+    hidden |= _empty_sentences(scene, hidden) | _log_sentences(scene)
     kept = [
         "0" if word.isdecimal() else word
         for at, word in enumerate(scene.reading.stems)
@@ -98,8 +100,8 @@ def _empty_sentences(scene: Scene, hidden: set[int]) -> set[int]:
     return {at for at, sentence in enumerate(scene.reading.sentences) if sentence in said}
 
 
-def _repeated_sentences(scene: Scene) -> set[int]:
-    """Return the words of sentences that were said before, such as the lines of a log."""
+def _log_sentences(scene: Scene) -> set[int]:
+    """Return the words of what a log tells in passing, and of sentences that were said before."""
     by_sentence: defaultdict[int, list[int]] = defaultdict(list)
     for at, sentence in enumerate(scene.reading.sentences):
         by_sentence[sentence].append(at)
@@ -107,7 +109,7 @@ def _repeated_sentences(scene: Scene) -> set[int]:
     found: set[int] = set()
     for places in by_sentence.values():
         words = tuple(scene.reading.stems[at] for at in places)
-        if words in said:
+        if words in said or (words[0].isdecimal() and _LOGGED & set(words[:_LOG_HEAD])):
             found.update(places)
         said.add(words)
     return found
