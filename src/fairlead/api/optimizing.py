@@ -10,7 +10,7 @@ from fairlead.api.context import Context
 from fairlead.core.artifact import Artifact
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset, bind
-from fairlead.core.errors import ConflictError, UsageError
+from fairlead.core.errors import ConflictError, UntrustedError, UsageError
 from fairlead.core.files import digest_bytes, user_path
 from fairlead.core.report import Outcome
 
@@ -65,25 +65,104 @@ def quantize(
 
 
 def compress(
-    bundle: str | Path,
+    bundle: str | Path | None,
     data: str | Path,
     *,
     labels: str | None = None,
     out: str | Path,
+    model_factory: str | None = None,
+    train_data: str | None = None,
+    student: str | None = None,
+    loss: str | None = None,
+    device: str = "auto",
     trust: bool = False,
     settings: Mapping[str, Any] | None = None,
     context: Context | None = None,
 ) -> Outcome[Bundle]:
-    """Replace large weight matrices by two small ones if held-back rows allow it.
+    """Make a model smaller by factorising, pruning or distilling it if held-back rows allow it.
 
-    Args and errors are those of `quantize`; the settings are those of `CompressionConfig`.
+    Args:
+        bundle: A bundle, or a model, which is packed first; None when `model_factory` makes it.
+        data: Reference of rows the model was not trained on.
+        labels: Column of the labels; the bundle's own label column when None and it is there.
+        out: Directory to create.
+        model_factory: `module:name` of a torch module, or of a function that returns a trained
+            one; methods that train need it.
+        train_data: `module:name` of batches for training, or a reference of rows: for a torch
+            module what it is trained on, else what a student learns from.
+        student: `module:name` of a function that returns an untrained student.
+        loss: `module:name` of a function of outputs and targets; by the task when None.
+        device: `auto`, `cpu` or `cuda`.
+        trust: Whether the user's code may run: that of the factory, the batches and the student.
+        settings: Settings of `CompressionConfig`.
+        context: Workspace and progress; opened from the environment when None.
+
+    Raises:
+        UsageError: Neither or both of `bundle` and `model_factory` are given, or they do not fit.
+        UntrustedError: Code would run, and `trust` is off.
+        ConfigError, DataError, ModelError, ConflictError, WorkspaceError: As for `quantize`.
+        MissingExtraError: torch or torch-pruning is needed and not installed.
     """
+    from fairlead.api.training import begin_training, clear_checkpoints, quantizer
     from fairlead.optimize import compression
 
     config = compression.CompressionConfig.parse(settings or {})
     ctx = (context or Context.open()).ready_to_record()
-    start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
-    return ctx.record(compression.compress(start, rows, config, out=target, progress=ctx.progress))
+    model = _what_to_compress(bundle, model_factory, train_data, trust)
+    start, rows, target = _begin(model, data, labels, out, trust, ctx)
+    transfer, training = None, None
+    if model_factory is None and train_data is not None:
+        transfer = _rows(start, train_data, labels)
+    elif model_factory is not None and train_data is not None:
+        training = begin_training(
+            start,
+            ctx.workspace.artifacts,
+            config,
+            model_factory=model_factory,
+            train_data=train_data,
+            labels=labels,
+            student=student,
+            loss=loss,
+            device=device,
+        )
+    outcome = compression.compress(
+        start,
+        rows,
+        config,
+        out=target,
+        transfer=transfer,
+        training=training,
+        quantize=quantizer(config, ctx.progress),
+        progress=ctx.progress,
+    )
+    clear_checkpoints(training)
+    return ctx.record(outcome)
+
+
+def _what_to_compress(
+    bundle: str | Path | None, model_factory: str | None, train_data: str | None, trust: bool
+) -> str | Path:
+    """Return the model's reference, or say what does not fit together."""
+    if (bundle is None) == (model_factory is None):
+        given = "both a model and --model-factory" if bundle is not None else "neither"
+        raise UsageError(
+            f"a model or --model-factory is needed, and {given} was given",
+            hint="name a bundle or a model file, or a torch module by --model-factory module:name",
+        )
+    if model_factory is None:
+        assert bundle is not None  # noqa: S101 (checked above)
+        return bundle
+    if train_data is None:
+        raise UsageError(
+            f"--model-factory {model_factory} needs --train-data to train with",
+            hint="name batches as module:name, or a file of rows",
+        )
+    if not trust:
+        raise UntrustedError(
+            f"making and training {model_factory} runs your own code",
+            hint="add --trust to let it run",
+        )
+    return model_factory
 
 
 def tune(
@@ -215,5 +294,6 @@ def _packed(
         labels=labels,
         out=folder,
         trust=trust,
+        replace=True,
         context=context,
     ).noun

@@ -7,6 +7,7 @@ labelled by the teacher.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -134,7 +135,7 @@ def fit_student(
     sizes = [x.shape[1], *hidden, y.shape[1]]
     layers = [
         (rng.normal(0, np.sqrt(2 / n), (n, m)).astype(np.float32), np.zeros(m, np.float32))
-        for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+        for n, m in itertools.pairwise(sizes)
     ]
     flat = [array for layer in layers for array in layer]
     first = [np.zeros_like(array) for array in flat]
@@ -325,7 +326,7 @@ class _StudentGraph:
 
         spec = next(item for item in self.signature.outputs if item.name == name)
         if len(spec.shape) != 2:
-            rest = [size for size in spec.shape[1:]]
+            rest = list(spec.shape[1:])
             shape = self._constant("out_shape", np.array([-1, *rest], np.int64))
             scores = self._node("Reshape", [scores, shape], "shaped")
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))

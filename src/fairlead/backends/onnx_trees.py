@@ -134,7 +134,7 @@ def tree_answers(ensemble: TreeEnsemble, rows: NDArray[Any]) -> NDArray[np.float
         names = values["nodes_nodeids"][own]
         position = {int(name): i for i, name in enumerate(names)}
         answer = np.zeros((len(own), n_outputs), np.float32)
-        where = [position[int(name)] for name in values[f"{kind}_nodeids"][weights]]
+        where = np.array([position[int(name)] for name in values[f"{kind}_nodeids"][weights]])
         np.add.at(answer, (where, ids[weights]), values[f"{kind}_weights"][weights])
         found[place] = answer[leaves]
     return found

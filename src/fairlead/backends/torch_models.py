@@ -22,14 +22,20 @@ from fairlead.backends.torch_runner import TorchRunner, load_torch
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import ModelError, UntrustedError
 from fairlead.core.extras import requires
-from fairlead.core.files import translated_os_errors
+from fairlead.core.files import scratch_folder, translated_os_errors
 from fairlead.core.signature import Signature, TensorSpec
 from fairlead.core.version import __version__
 from fairlead.measure.agreement import Agreement, Answers, agreement_of
 from fairlead.measure.features import choose_features
 from fairlead.measure.quality import run_batches
 
-__all__ = ["convert_module", "convert_torch_export", "convert_torchscript", "is_module"]
+__all__ = [
+    "convert_module",
+    "convert_torch_export",
+    "convert_torchscript",
+    "is_module",
+    "module_to_onnx",
+]
 
 _NEEDED_BY = "packing a torch module"
 _COMPARED_ROWS = 512
@@ -157,6 +163,31 @@ def convert_module(
     return _export(None, module, specs, dataset, work, features)
 
 
+def module_to_onnx(
+    module: Any,  # noqa: ANN401 (untyped library)
+    feeds: dict[str, Array],
+    outputs: Sequence[str],
+) -> bytes:
+    """Return a module as an ONNX model with a free batch.
+
+    Args:
+        module: The module, on the CPU; it is put into evaluation mode.
+        feeds: A few rows, one array per argument, by the names of the inputs.
+        outputs: Names of the outputs, in order.
+
+    Raises:
+        ModelError: It cannot be exported.
+        MissingExtraError: torch or onnxscript is not installed.
+    """
+    with requires("torch", needed_by="exporting a torch module"):
+        importlib.import_module("torch")
+        importlib.import_module("onnxscript")
+    with scratch_folder("export") as folder:
+        target = folder / "model.onnx"
+        _write_onnx(None, module.eval(), feeds, target, outputs)
+        return target.read_bytes()
+
+
 def _taken_specs(
     taken: Sequence[str], dataset: Dataset, features: Sequence[str]
 ) -> tuple[TensorSpec, ...]:
@@ -218,7 +249,13 @@ def _export(
     )
 
 
-def _write_onnx(program: Any, module: Any, feeds: dict[str, Array], target: Path) -> None:  # noqa: ANN401
+def _write_onnx(
+    program: Any,  # noqa: ANN401
+    module: Any,  # noqa: ANN401
+    feeds: dict[str, Array],
+    target: Path,
+    outputs: Sequence[str] = (),
+) -> None:
     torch = importlib.import_module("torch")
     # A free dimension must not be traced with one row: torch would take it for a constant.
     shown = {name: np.concatenate([array[:2], array[:1]])[:2] for name, array in feeds.items()}
@@ -231,6 +268,8 @@ def _write_onnx(program: Any, module: Any, feeds: dict[str, Array], target: Path
         "external_data": False,
         "verbose": False,
     }
+    if outputs:
+        options["output_names"] = list(outputs)
     try:
         with _quiet():
             if program is not None:

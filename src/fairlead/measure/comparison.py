@@ -39,7 +39,7 @@ __all__ = [
     "stored_comparison",
 ]
 
-Goal = Literal["either", "speed", "size"]
+Goal = Literal["either", "speed", "size", "none"]
 
 _NOTABLE_SIZE_RATIO = 0.95
 """A change that saves less than 5 % of the bytes is no gain in size."""
@@ -254,7 +254,7 @@ def decide(
 
     Args:
         comparison: What was measured.
-        goal: What must get better.
+        goal: What must get better; `none` when the change itself is what was asked for.
         allow_unproven: Whether a measured drop within the budget is enough.
     """
     quality = comparison.quality
@@ -281,13 +281,13 @@ def decide(
         "size": comparison.is_smaller,
         "either": is_faster or comparison.is_smaller,
     }
-    if not gains[goal]:
+    if goal != "none" and not gains[goal]:
         return "kept", f"the result is not {_wanted(goal)}: {_gain(comparison)}"
     return "done", _gain(comparison)
 
 
 def _wanted(goal: Goal) -> str:
-    return {"speed": "faster", "size": "smaller", "either": "smaller or faster"}[goal]
+    return {"speed": "faster", "size": "smaller"}.get(goal, "smaller or faster")
 
 
 def _gain(comparison: Comparison) -> str:

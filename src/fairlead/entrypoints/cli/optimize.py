@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,44 +151,112 @@ def quantize_command(
 
 @app.command("compress")
 def compress_command(
-    model: Model,
     data: Data,
     out: Out,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Bundle, or a model, which is packed first; left out with --model-factory.",
+            show_default=False,
+        ),
+    ] = None,
     labels: Labels = None,
     method: Annotated[
-        Literal["auto", "low-rank", "tree-selection", "distillation"],
+        Literal[
+            "auto",
+            "low-rank",
+            "tree-selection",
+            "distillation",
+            "structured-pruning",
+            "sparsity",
+            "layer-dropping",
+            "head-dropping",
+            "pipeline",
+        ],
         typer.Option(help="Method; auto tries what fits the model, the cheapest first."),
     ] = "auto",
+    model_factory: Annotated[
+        str | None,
+        typer.Option(help="module:name of a trained torch module or of what returns one; runs it."),
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option(help="module:name of batches, which runs it, or rows, to train or teach on."),
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="module:name of what returns an untrained torch student.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="module:name of a loss of outputs and targets.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")
+    ] = "auto",
     max_drop: MaxDrop = 0.01,
+    metric: Annotated[
+        str, typer.Option(help="auto, cosine, neighbours, or module:function (higher is better).")
+    ] = "auto",
     need_proof: NeedProof = False,
     goal: Goal = "either",
+    max_ratio: Annotated[
+        float,
+        typer.Option(min=0.01, max=0.99, help="Share of channels, layers or heads to remove."),
+    ] = 0.75,
+    stages: Annotated[int, typer.Option(min=1, max=20, help="Cuts, each then trained.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs after a cut.")] = 60,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1, help="Largest step.")] = 2e-3,
+    pattern: Annotated[
+        Literal["2:4", "4:8", "unstructured"], typer.Option(help="Where sparsity puts zeros.")
+    ] = "2:4",
     min_weights: Annotated[
         int, typer.Option(min=4, help="Smallest matrix that is factorised, in weights.")
     ] = 1024,
     max_evaluations: Annotated[
-        int, typer.Option(min=1, max=50, help="Most candidates that are judged.")
+        int, typer.Option(min=1, max=50, help="Most candidates per method that are judged.")
     ] = 8,
     batch_rows: BatchRows = 1,
     max_rows: MaxRows = 10_000,
     time_limit_s: TimeLimit = 10.0,
     seed: Seed = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Further setting as key=value; repeatable."),
+    ] = None,
     trust: Trust = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Factorise, prune or distil a model if the held-back rows allow it; exit 1 when they do not."""
+    """Factorise, prune or distil a model if the held-back rows allow it; exit 1 when they do not.
+
+    Methods that train need a torch module: --model-factory, --train-data and --trust, for they
+    run your code.
+    """
     settings = {
         "method": method,
         "max_drop": max_drop,
+        "metric": metric,
         "allow_unproven": not need_proof,
         "goal": goal,
+        "max_ratio": max_ratio,
+        "stages": stages,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "pattern": pattern,
         "min_weights": min_weights,
         "max_evaluations": max_evaluations,
         "batch_rows": batch_rows,
         "max_rows": max_rows,
         "time_limit_s": time_limit_s,
         "seed": seed,
+        **_settings(set_ or []),
     }
-    _run("compress", model, data, labels, out, trust, settings, json_)
+    sources = {
+        "model_factory": model_factory,
+        "train_data": train_data,
+        "student": student,
+        "loss": loss,
+        "device": device,
+    }
+    _run("compress", model, data, labels, out, trust, settings, json_, sources)
 
 
 @app.command("tune")
@@ -239,7 +308,7 @@ def tune_command(
 
 def _run(
     verb: str,
-    model: str,
+    model: str | None,
     data: str,
     labels: str | None,
     out: Path,
@@ -263,3 +332,17 @@ def _run(
             **(sources or {}),
         )
     finish(outcome, as_json=as_json)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE, the value as JSON where it is some."""
+    found: dict[str, Any] = {}
+    for text in pairs:
+        key, mark, value = text.partition("=")
+        if not mark:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench", "Compressed", "Found", "Quantizer"]
 
-Quantizer = Callable[[Bundle, Dataset, Dataset, float, Path], Outcome[Bundle]]
-"""Quantizes: bundle, rows that judge, rows for ranges, budget and folder to an outcome."""
+Quantizer = Callable[[Bundle, Dataset, float, Path], Outcome[Bundle]]
+"""Quantizes a bundle on rows within a budget, into a folder."""
 
 _FIT_SHARE = 0.6
 _FEWEST_TO_DIVIDE = 20
@@ -117,7 +117,7 @@ class Bench:
         self.progress, self.scratch = progress, scratch
         self.whole = rows
         self.search, self.fit = rows, transfer or rows
-        if transfer is None and rows.n_rows >= _FEWEST_TO_DIVIDE:
+        if transfer is None and training is None and rows.n_rows >= _FEWEST_TO_DIVIDE:
             self.fit, self.search = rows.split(_FIT_SHARE, seed=config.seed)
         self.feeds = self.tensors(self.search)
         self.original = OnnxRunner(bundle.model_path)

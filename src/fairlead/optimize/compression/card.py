@@ -26,5 +26,10 @@ CARD = SkillCard(
         "low-rank",
         "tree-selection",
         "distillation",
+        "structured-pruning",
+        "sparsity",
+        "layer-dropping",
+        "head-dropping",
+        "pipeline",
     ),
 )

@@ -7,6 +7,7 @@ the budget, the cheapest first.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def _students(bench: Bench, n_in: int, n_out: int) -> Iterator[tuple[int, ...]]:
         return
     for hidden in _SIZES:
         sizes = (n_in, *hidden, n_out)
-        weights = sum(a * b + b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        weights = sum(a * b + b for a, b in itertools.pairwise(sizes))
         if 4 * weights < 0.5 * bench.bundle.size_bytes:
             yield hidden
 
@@ -100,7 +101,7 @@ def _lesson(bench: Bench) -> _Lesson | None:
     joined = {
         name: np.concatenate(
             [array, made[name].astype(array.dtype) if name in whole else made[name]]
-        )  # fmt: skip
+        )
         for name, array in feeds.items()
     }
     targets = _targets(bench, bench.answers(bench.original, joined))
@@ -201,7 +202,9 @@ def _version(
         packages=onnx_versions(),
         notes=(
             text,
-            "a student is another model: it answers alike on rows like these, and on others "
-            "it may not",
+            (
+                "a student is another model: it answers alike on rows like these, and on others "
+                "it may not"
+            ),
         ),
     )
