@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ _REQUEST_BYTES = 512
 """What a buffered request weighs beside its arrays."""
 _PREDICTION_BYTES = 2048
 _RETRY_S = 1.0
+_SPOOLS_AT_ONCE = 16
+"""Full spools that are worth starting a process for; each is then turned on its own."""
 
 Done = Callable[[FairleadError | None], None]
 
@@ -65,8 +68,8 @@ class ParquetPredictionLog:
         flush_s: float = 0.2,
         flush_rows: int = 2_000,
         buffer_bytes: int = 16 << 20,
-        segment_s: float = 60.0,
-        segment_bytes: int = 32 << 20,
+        segment_s: float = 300.0,
+        segment_bytes: int = 16 << 20,
         spool_bytes: int = 4 << 30,
         is_durable: bool = False,
         rules: LogRules | None = None,
@@ -79,7 +82,8 @@ class ParquetPredictionLog:
             flush_rows: Rows in the buffer that are written without waiting.
             buffer_bytes: Memory of the buffer; further predictions are dropped and counted.
             segment_s: Longest time until a spool becomes a Parquet segment, in seconds.
-            segment_bytes: Size of a spool that becomes a segment without waiting.
+            segment_bytes: Size of a spool at which the next one is begun; many of them are
+                turned into segments together, without waiting for the time.
             spool_bytes: Disk for the spools of a service; further predictions are dropped.
             is_durable: Whether `commit` waits for the disk and not only for the file system.
             rules: What is kept and hidden; None keeps everything.
@@ -98,6 +102,8 @@ class ParquetPredictionLog:
         self._rows = 0
         self._bytes = 0
         self._waiters: list[Done] = []
+        self._sealed: list[str] = []
+        self._sealed_at = 0.0
         self._backlog: list[RequestColumns | Prediction] = []
         self._backlog_bytes = 0
         self._changed = threading.Condition()
@@ -200,7 +206,9 @@ class ParquetPredictionLog:
             with self._writing:
                 lost = self._drop_backlog()
             _log.warning("%d predictions are lost: %s", lost, exc)
-        self._segments.make(self._spools.seal(), is_last=True)
+        self._segments.make(
+            tuple(dict.fromkeys((*self._sealed, *self._spools.seal()))), is_last=True
+        )
 
     def read(
         self,
@@ -289,15 +297,30 @@ class ParquetPredictionLog:
             is_well = self._write_for(waiters, has_lost=has_lost)
             if is_closed:
                 return
-            if self._spools.size >= self._segment_bytes or self._spools.age_s >= self._segment_s:
-                with self._writing:
-                    self._segments.make(self._spools.seal())
+            self._seal_what_is_due()
             if not is_well:
                 # A full disk does not empty itself by asking faster.
                 with self._changed:
                     self._changed.wait_for(
                         lambda: self._is_closed or bool(self._waiters), timeout=_RETRY_S
                     )
+
+    def _seal_what_is_due(self) -> None:
+        is_old = self._waiting_s() >= self._segment_s
+        if not is_old and self._spools.size < self._segment_bytes:
+            return
+        with self._writing:
+            self._sealed_at = self._sealed_at or time.monotonic()
+            self._sealed += self._spools.seal()
+            if is_old or len(self._sealed) >= _SPOOLS_AT_ONCE:
+                self._segments.make(tuple(dict.fromkeys(self._sealed)))
+                self._sealed.clear()
+                self._sealed_at = 0.0
+
+    def _waiting_s(self) -> float:
+        """Return how long the oldest spool has waited to become a segment, in seconds."""
+        sealed = time.monotonic() - self._sealed_at if self._sealed_at else 0.0
+        return max(sealed, self._spools.age_s)
 
     def _is_urgent(self) -> bool:
         return self._is_closed or self._rows >= self._flush_rows or bool(self._waiters)
@@ -306,7 +329,8 @@ class ParquetPredictionLog:
         """Seconds until something is due; None when nothing is held."""
         if self._rows or self._backlog:
             return self._flush_s
-        return max(0.01, self._segment_s - self._spools.age_s) if self._spools.size else None
+        is_anything = self._spools.size or self._sealed
+        return max(0.01, self._segment_s - self._waiting_s()) if is_anything else None
 
     def _write_for(self, waiters: Sequence[Done], *, has_lost: bool) -> bool:
         problem: FairleadError | None = None

@@ -94,10 +94,10 @@ class ServingConfig(Config):
     """Predictions that are written without waiting for the time to be up."""
     log_buffer_bytes: int = Field(16 << 20, ge=1 << 16)
     """Memory for predictions that wait to be written; further ones are dropped and counted."""
-    log_segment_s: float = Field(60.0, gt=0, le=86_400)
+    log_segment_s: float = Field(300.0, gt=0, le=86_400)
     """Longest time until written predictions become a Parquet segment, in seconds."""
-    log_segment_bytes: int = Field(32 << 20, ge=1 << 16)
-    """Bytes of written predictions that become a Parquet segment without waiting."""
+    log_segment_bytes: int = Field(16 << 20, ge=1 << 16)
+    """Bytes of written predictions in one Parquet segment; sixteen are made without waiting."""
     log_spool_bytes: int = Field(4 << 30, ge=1 << 20)
     """Disk for predictions that wait to become segments; further ones are dropped and counted."""
     metrics: bool = True
