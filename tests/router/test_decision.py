@@ -81,6 +81,33 @@ def test_where_a_model_runs_is_not_asked_when_the_product_says_it(text, skills):
     assert list(decision.verdict.skills) == skills
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("the flurbish net needs too much memory at inference", "quantization"),
+        ("the flurbish weights are too large for our users", "compression"),
+    ],
+)
+def test_what_is_too_large_gets_fewer_bits_and_then_fewer_weights(text, answer):
+    decision = decide(observe(text), weights_for(answer))
+
+    assert decision.verdict.skills == (
+        "quantization-for-inference",
+        "model-compression-techniques",
+    )
+
+
+def test_a_question_must_be_clearly_likelier_than_an_answer():
+    shipped = load_weights()
+    close = {"?deployment-target": 5.0, "serving": 4.9}
+    weights = replace(
+        weights_for("serving"),
+        answer_bias=np.array([close.get(name, -9.0) for name in shipped.answers]),
+    )
+
+    assert decide(observe(UNCLEAR), weights).verdict.skills == ("model-serving-patterns",)
+
+
 def test_a_named_optimisation_stays_a_route():
     text = "flurbish int8 inference is slow"
 
@@ -107,6 +134,7 @@ def test_several_skills_come_in_the_order_of_work():
         ("quantize to int8 and maybe prune", ["quantization", "compression"]),
         ("detect drift, then retrain automatically", ["monitoring", "automation"]),
         ("automate retraining with ci/cd and monitor drift", ["automation", "monitoring"]),
+        ("automated retraining, triggered by drift detection", ["monitoring", "automation"]),
     ],
 )
 def test_the_order_of_mention_counts_where_either_order_works(text, order):

@@ -37,6 +37,7 @@ def ordered(scene: Scene, names: Iterable[str]) -> tuple[SkillId, ...]:
     if _prunes_first(scene, places):
         usual.sort(key=lambda name: _PRUNED.index(name))
     watches = places.get("skill.monitoring", 0) <= places.get("skill.automation", 0)
+    watches = watches or scene.has("symptom.triggered")
     closes_loop = {"monitoring", "automation"} <= given <= _LOOP
     return in_order([*usual, *sorted(given - set(usual))], after_drift=watches and closes_loop)
 
