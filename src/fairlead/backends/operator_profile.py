@@ -131,7 +131,7 @@ def _record(
 
 
 def _nodes(path: Path) -> dict[str, _Node]:
-    """Read what stands beside each operator of the rewritten graph; nothing when it is not there."""
+    """Read what stands beside each operator of the rewritten graph; nothing without one."""
     import onnx
 
     if not path.is_file():
@@ -203,9 +203,7 @@ def _work(operator: str, seen: Mapping[str, Any], node: _Node) -> tuple[float, f
     return flops, float(given + made + constants)
 
 
-def _flops(
-    operator: str, inputs: list[list[int]], outputs: list[list[int]], node: _Node
-) -> float:
+def _flops(operator: str, inputs: list[list[int]], outputs: list[list[int]], node: _Node) -> float:
     made = float(math.prod(outputs[0])) if outputs else 0.0
     first = inputs[0] if inputs else []
     weight = max(node.weights, key=math.prod, default=())

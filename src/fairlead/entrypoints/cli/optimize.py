@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fairlead.entrypoints.cli import optimize_auto
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress
 
 __all__ = ["app"]
@@ -15,6 +16,8 @@ __all__ = ["app"]
 app = typer.Typer(
     help="Make a model smaller and faster: quantize, compress, tune.", no_args_is_help=True
 )
+
+app.command("auto")(optimize_auto.auto_command)
 
 Model = Annotated[
     str, typer.Argument(help="Bundle, or a model, which is packed first.", show_default=False)
