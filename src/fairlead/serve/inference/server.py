@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fairlead.backends.cpus import usable_cpus
+from fairlead.backends.memory import release_program_text
 from fairlead.backends.prediction_log import LogCounts, ParquetPredictionLog
 from fairlead.backends.services import (
     check_service_name,
@@ -182,6 +183,7 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     gc.freeze()
     # The thread of the log, or of a slow model, must not keep the loop from its requests for long.
     sys.setswitchinterval(_SWITCH_S)
+    release_program_text()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
 
