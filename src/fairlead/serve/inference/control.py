@@ -113,7 +113,9 @@ class _Control:
 
     async def _change(self, op: str, request: Request) -> Response:
         raw = await request.body()
-        parameters = (parse_json(raw).get("parameters") if raw.strip() else None) or {}
+        parameters = parse_json(raw).get("parameters") if raw.strip() else None
+        if parameters is None:
+            parameters = {}
         if not isinstance(parameters, dict):
             raise UsageError("`parameters` is no object", hint='send {"parameters": {}}')
         name = request.path_params["model"]

@@ -46,7 +46,10 @@ class _Controls:
         metrics = self._service.metrics
         if metrics is None:
             raise NotFoundError("metrics are switched off", hint="serve with `--set metrics=true`")
-        return {"text": metrics.render(self._service.dataplane).decode()}
+        repository = self._service.repository
+        # What is measured is there to be read, also while the default model is not.
+        plane = repository.dataplane() if repository.is_loaded() else None
+        return {"text": metrics.render(plane).decode()}
 
     async def read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._service.outcomes.read(body["after"], body["limit"])

@@ -164,8 +164,8 @@ class ServingMetrics:
         """Count one request that no arm took."""
         self._requests[self._service, "", "none", status] += 1
 
-    def render(self, dataplane: Dataplane) -> bytes:
-        """Return everything in Prometheus's text format."""
+    def render(self, dataplane: Dataplane | None) -> bytes:
+        """Return everything in Prometheus's text format; without a dataplane, not its gauges."""
         self._dataplane = dataplane
         self._fold()
         return bytes(self._render(self.registry))

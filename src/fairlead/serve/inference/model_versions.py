@@ -208,7 +208,7 @@ class LoadOrder(NamedTuple):
         is_default = given.pop("default", False)
         if given:
             raise unknown_parameter("load", given, ("bundle", "version", "default"))
-        folders = [bundle] if isinstance(bundle, str) else (bundle or [])
+        folders = [bundle] if isinstance(bundle, str) else [] if bundle is None else bundle
         is_right = isinstance(folders, list) and all(isinstance(item, str) for item in folders)
         if not is_right or not isinstance(version, str | None) or not isinstance(is_default, bool):
             raise UsageError(
@@ -222,7 +222,7 @@ class LoadOrder(NamedTuple):
 def unknown_parameter(what: str, given: Mapping[str, Any], known: Sequence[str]) -> UsageError:
     """Return the error for parameters that this server does not have."""
     return UsageError(
-        f"a {what} has no parameter {next(iter(given))[:80]!r}", hint=f"it has {', '.join(known)}"
+        f"`{what}` has no parameter {next(iter(given))[:80]!r}", hint=f"it has {', '.join(known)}"
     )
 
 

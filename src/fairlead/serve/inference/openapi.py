@@ -62,7 +62,7 @@ def api_document(bundles: dict[str, Bundle], default: str) -> Document:
             **_control_paths(),
         },
         "components": {
-            "schemas": _schemas(bundles),
+            "schemas": {**_schemas(bundles), **_row_schemas(bundles[default])},
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -241,11 +241,12 @@ def _people_paths(bundle: Bundle) -> Document:
 
 def _repository_paths() -> Document:
     named = [_path_parameter("model")]
-    change: Document = {
-        "type": "object",
-        "properties": {"parameters": {"type": ["object", "null"]}},
-    }
-    asked: Document = {"requestBody": {"content": {_JSON: {"schema": change}}}, "parameters": named}
+    version: Document = {"type": ["string", "null"]}
+    unload = _change(named, version=version)
+    load = _change(
+        named, bundle={"type": ["string", "array", "null"], "items": {"type": "string"}},
+        version=version, default={"type": "boolean"},
+    )  # fmt: skip
     refusals = ("400", "404", "409", "413", "422", "503")
     done = {"type": "object"}
     filter_body = {"type": "object", "properties": {"ready": {"type": ["boolean", "null"]}}}
@@ -258,12 +259,20 @@ def _repository_paths() -> Document:
             )
         },
         "/v2/repository/models/{model}/load": {
-            "post": _operation("Load a model.", "load", done, refusals=refusals, **asked)
+            "post": _operation("Load a model.", "load", done, refusals=refusals, **load)
         },
         "/v2/repository/models/{model}/unload": {
-            "post": _operation("Unload a model.", "unload", done, refusals=refusals, **asked)
+            "post": _operation("Unload a model.", "unload", done, refusals=refusals, **unload)
         },
     }  # fmt: skip
+
+
+def _change(named: list[Document], **parameters: Document) -> Document:
+    known = {
+        "type": ["object", "null"], "properties": parameters, "additionalProperties": False,
+    }  # fmt: skip
+    body = {"type": "object", "properties": {"parameters": known}}
+    return {"parameters": named, "requestBody": {"content": {_JSON: {"schema": body}}}}
 
 
 def _control_paths() -> Document:
@@ -277,7 +286,9 @@ def _control_paths() -> Document:
     text = {"type": "string"}
     return {
         "/fairlead/service": {
-            "get": _operation("Where the service answers.", "service", free, **bearer)
+            "get": _operation(
+                "Where the service answers.", "service", free, refusals=("503",), **bearer
+            )
         },
         "/fairlead/traffic": {
             "put": _operation(
@@ -357,23 +368,28 @@ def _schemas(bundles: dict[str, Bundle]) -> Document:
             ("weights",), shadow={"type": ["string", "null"]},
             weights={"type": "object", "additionalProperties": {"type": "number"}},
         ),
-        **_row_schemas(),
     }  # fmt: skip
 
 
-def _row_schemas() -> Document:
+def _row_schemas(bundle: Bundle) -> Document:
     row: Document = {"type": "object"}
     rows: Document = {"type": "array", "minItems": 1, "items": {"type": ["object", "array"]}}
     table = _object(
         ("columns", "data"),
         columns={"type": "array", "items": {"type": "string"}},
-        data={"type": "array", "items": {"type": "array", "items": _NUMBER_OR_TEXT}},
-    )
+        data={
+            "type": "array", "minItems": 1, "items": {"type": "array", "items": _NUMBER_OR_TEXT},
+        },
+    )  # fmt: skip
+    records: Document = {"type": "array", "minItems": 1, "items": row}
     return {
-        "PredictRequest": _object(
-            ("rows",), rows=rows, id={"type": ["string", "null"], "maxLength": 256},
-            parameters={"type": ["object", "null"]},
-        ),
+        "PredictRequest": {
+            **_object(
+                ("rows",), rows=rows, id={"type": ["string", "null"], "maxLength": 256},
+                parameters={"type": ["object", "null"]},
+            ),
+            "examples": [{"rows": [_example_row(bundle)]}],
+        },
         "PredictResponse": _object(
             ("id", "model", "version", "predictions"), id={"type": "string"},
             model={"type": "string"}, version={"type": "string"},
@@ -382,8 +398,8 @@ def _row_schemas() -> Document:
         "Invocation": {
             "oneOf": [
                 _object(("dataframe_split",), dataframe_split=table),
-                _object(("dataframe_records",), dataframe_records={"type": "array", "items": row}),
-                _object(("instances",), instances={"type": "array"}),
+                _object(("dataframe_records",), dataframe_records=records),
+                _object(("instances",), instances={"type": "array", "minItems": 1}),
                 _object(("inputs",), inputs={"type": ["object", "array"]}),
             ]
         },
@@ -406,3 +422,14 @@ def _example(bundle: Bundle) -> Document:
         data = [value] * min(count, 4096)
         inputs.append({"name": spec.name, "datatype": datatype, "shape": shape, "data": data})
     return {"inputs": inputs}
+
+
+def _example_row(bundle: Bundle) -> Document:
+    """Return a row of zeros as `/predict` takes it."""
+    features = bundle.manifest.feature_columns
+    if len(bundle.signature.inputs) == 1 and features:
+        return dict.fromkeys(features, 0)
+    row: Document = {}
+    for item in _example(bundle)["inputs"]:
+        row[item["name"]] = item["data"][0] if len(item["data"]) == 1 else item["data"]
+    return row

@@ -73,10 +73,8 @@ class Events:
         source = stream_answers(plane, request) if is_in_pieces else _by_row(plane, request)
         n_sent = 0
         try:
-            async with aclosing(source) as answers:
+            async with aclosing(_begun(exchange, source)) as answers:
                 async for answer in answers:
-                    if not n_sent:
-                        exchange.begin(200, _HEADERS)
                     n_sent += 1
                     if not exchange.push(self._event(message, answer, is_in_pieces)):
                         await exchange.drained()
@@ -99,10 +97,26 @@ class Events:
         return b"data: %b\n\n" % frames.write(message, answer.id, answer.outputs)[0]
 
 
+async def _begun(
+    exchange: Exchange, source: AsyncGenerator[Answer, None]
+) -> AsyncGenerator[Answer, None]:
+    """Begin the stream when its first answer is there, or when there is none and all went well."""
+    is_begun = False
+    async with aclosing(source) as answers:
+        async for answer in answers:
+            if not is_begun:
+                exchange.begin(200, _HEADERS)
+            is_begun = True
+            yield answer
+    if not is_begun:
+        exchange.begin(200, _HEADERS)
+
+
 async def _by_row(plane: Dataplane, request: InferenceRequest) -> AsyncGenerator[Answer, None]:
     """Answer the rows of a request one by one, in their order; some are under way at once."""
     n_rows = min((len(array) for array in request.feeds.values() if array.ndim), default=0)
-    if any(array.ndim == 0 or len(array) != n_rows for array in request.feeds.values()):
+    is_uneven = any(array.ndim == 0 or len(array) != n_rows for array in request.feeds.values())
+    if is_uneven or not n_rows:
         yield await plane.infer(request)  # which says what is wrong with it
         return
     flying: deque[asyncio.Task[Answer]] = deque()

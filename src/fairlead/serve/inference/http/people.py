@@ -75,9 +75,7 @@ class People:
             asking = asking_of(exchange.head)
             body = body_of(exchange.body, asking.coding, self._max_body_bytes)
             feeds, document = understand(plane, asking, body)
-            parameters = document.get("parameters") or {}
-            if not isinstance(parameters, dict):
-                raise DataError("`parameters` is no object", hint="send an object")
+            parameters = _parameters_of(document)
             request = InferenceRequest(
                 feeds,
                 exchange.arrived,
@@ -121,8 +119,19 @@ def _understand_invocation(
     return feeds_from_invocation(body, asking.content_type, arm.bundle.manifest, arm.signature)
 
 
+def _parameters_of(document: dict[str, Any]) -> dict[str, Any]:
+    parameters = document.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise DataError("`parameters` is no object", hint="send an object")
+    return parameters
+
+
 def _id_of(document: dict[str, Any]) -> str:
-    request_id = document.get("id") or ""
+    request_id = document.get("id")
+    if request_id is None:
+        return ""
     if not isinstance(request_id, str) or len(request_id) > 256:
         raise DataError(
             f"`id` is {str(request_id)[:40]!r}, expected text of at most 256 characters",
