@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from fairlead.entrypoints.cli import (
     serve_rollout,
     serve_scale,
 )
-from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show, talk
+from fairlead.entrypoints.cli.door import JsonFlag, finish, progress, show
 
 if TYPE_CHECKING:
     from fairlead.core.endpoint import Endpoint
@@ -164,11 +165,9 @@ def _start_detached(
 
 
 def _announce(endpoint: Endpoint) -> None:
-    talk().print(
-        f"{endpoint.service} answers at {endpoint.url} (process {endpoint.pid}); Ctrl-C stops it",
-        markup=False,
-        soft_wrap=True,
-    )
+    # A plain line: the library of colours would stay in memory as long as the server runs.
+    said = f"{endpoint.service} answers at {endpoint.url} (process {endpoint.pid}); Ctrl-C stops it"
+    print(said, file=sys.stderr, flush=True)
 
 
 def _announce_json(endpoint: Endpoint) -> None:

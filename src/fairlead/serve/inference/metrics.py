@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.util import find_spec
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.served import ServedRequest
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from fairlead.serve.inference.cache import ResponseCache
     from fairlead.serve.inference.dataplane import Dataplane
 
@@ -103,7 +107,9 @@ class ServingMetrics:
             MissingExtraError: `prometheus_client` is not installed.
         """
         with requires("serve", needed_by="measuring a server"):
-            import prometheus_client as prom
+            # Only looked for: a server that nobody asks for its metrics does without its weight.
+            if find_spec("prometheus_client") is None:
+                raise ModuleNotFoundError(name="prometheus_client")
 
         self._service = service
         self._logged = logged
@@ -112,11 +118,23 @@ class ServingMetrics:
         self._fresh: list[_Fresh] = []
         self._dataplane: Dataplane | None = None
         self._cache: ResponseCache | None = None
-        self.registry = prom.CollectorRegistry()
-        self.registry.register(self)
-        prom.ProcessCollector(registry=self.registry)
-        self._render = prom.generate_latest
-        self.content_type: str = prom.CONTENT_TYPE_LATEST
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """The `prometheus_client` registry with these metrics and those of the process."""
+        import prometheus_client as prom
+
+        registry = prom.CollectorRegistry()
+        registry.register(self)
+        prom.ProcessCollector(registry=registry)
+        return registry
+
+    @property
+    def content_type(self) -> str:
+        """The content type of what `render` returns."""
+        from prometheus_client import CONTENT_TYPE_LATEST
+
+        return str(CONTENT_TYPE_LATEST)
 
     def observe(self, requests: Sequence[ServedRequest]) -> None:
         """Count requests that an arm took; what they have in common is counted once for many."""
@@ -166,9 +184,11 @@ class ServingMetrics:
 
     def render(self, dataplane: Dataplane | None) -> bytes:
         """Return everything in Prometheus's text format; without a dataplane, not its gauges."""
+        from prometheus_client import generate_latest
+
         self._dataplane = dataplane
         self._fold()
-        return bytes(self._render(self.registry))
+        return bytes(generate_latest(self.registry))
 
     def collect(self) -> Iterator[Any]:
         """Yield the metric families; called by `prometheus_client`."""
