@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fairlead.backends.converted import Converted, versions_of
+from fairlead.backends.onnx_graph import read_graph, write_graph
 from fairlead.backends.onnx_models import finish_onnx, read_onnx
 from fairlead.backends.onnxruntime import OnnxRunner
 from fairlead.backends.python_models import PYFUNC_FLAVOR, tried_outputs
@@ -184,8 +185,24 @@ def module_to_onnx(
         importlib.import_module("onnxscript")
     with scratch_folder("export") as folder:
         target = folder / "model.onnx"
-        _write_onnx(None, module.eval(), feeds, target, outputs)
-        return target.read_bytes()
+        _write_onnx(None, module.eval(), feeds, target)
+        return _with_output_names(target, outputs)
+
+
+def _with_output_names(path: Path, names: Sequence[str]) -> bytes:
+    """Give the outputs of an exported graph other names; the exporter lets names clash."""
+    model = read_graph(path)
+    graph = model.graph
+    new = {item.name: name for item, name in zip(graph.output, names, strict=True)}
+    taken = {name for node in graph.node for name in node.output} - set(new)
+    new |= {name: f"{name}_within" for name in taken & set(names)}
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [new.get(name, name) for name in ends]
+    del graph.value_info[:]
+    for item, name in zip(graph.output, names, strict=True):
+        item.name = name
+    return write_graph(model)
 
 
 def _taken_specs(
@@ -254,7 +271,6 @@ def _write_onnx(
     module: Any,  # noqa: ANN401
     feeds: dict[str, Array],
     target: Path,
-    outputs: Sequence[str] = (),
 ) -> None:
     torch = importlib.import_module("torch")
     # A free dimension must not be traced with one row: torch would take it for a constant.
@@ -268,8 +284,6 @@ def _write_onnx(
         "external_data": False,
         "verbose": False,
     }
-    if outputs:
-        options["output_names"] = list(outputs)
     try:
         with _quiet():
             if program is not None:

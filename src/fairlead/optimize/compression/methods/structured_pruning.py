@@ -56,20 +56,23 @@ def _cut(
 ) -> Sequence[tuple[str, str, list[int]]]:
     material, config = material_of(bench, method), bench.config
     cpu = _on_cpu(material)
-    removed = prune_channels(
-        module,
-        material.example(),
-        ratio,
-        importance=config.importance,
-        is_global=config.is_global,
-        round_to=config.round_to,
-        batches=islice(material.batches(), _TAYLOR_BATCHES),
-        loss=lambda inputs, targets, one: loss_of(cpu, inputs, targets, one),
-    )
+    removed = 0
+    # Few channels, rounded down, would be none: then they are not rounded.
+    for round_to in dict.fromkeys((config.round_to, 1)):
+        removed = removed or prune_channels(
+            module,
+            material.example(),
+            ratio,
+            importance=config.importance,
+            is_global=config.is_global,
+            round_to=round_to,
+            batches=islice(material.batches(), _TAYLOR_BATCHES),
+            loss=lambda inputs, targets, one: loss_of(cpu, inputs, targets, one),
+        )
     if not removed:
         raise ModelError(
             "no channel of it may go: every layer is tied to its inputs or outputs, or too small",
-            hint="lower --set round_to=1, or use distillation or low-rank",
+            hint="use distillation into a student of your own (--student), or low-rank",
         )
     return ()
 
