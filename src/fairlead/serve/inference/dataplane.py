@@ -143,6 +143,9 @@ class Call:
 
     def end(self, result: BatchResult | Exception) -> None:
         """Hand the result on; called by the queue."""
+        self._waiting = (
+            None  # It refers back to this call: without the ring, both are gone at once.
+        )
         if isinstance(result, BatchResult):
             self._observe(result)
             outputs = result.outputs

@@ -181,6 +181,7 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     # What was made until here lives as long as the server: no need to look at it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(1_000, 10, 10)
     # The thread of the log, or of a slow model, must not keep the loop from its requests for long.
     sys.setswitchinterval(_SWITCH_S)
     release_program_text()
