@@ -16,6 +16,7 @@ from fairlead.core.candidate import CandidateMeasures, Estimate
 from fairlead.core.evidence import Evidence
 from fairlead.core.report import Finding, Measure, Outcome, Plot, Report, Series, Table
 from fairlead.measure.comparison import comparison_evidence, comparison_findings
+from fairlead.optimize.hardware.operators import operator_tables
 
 __all__ = ["AutoRun", "auto_outcome"]
 
@@ -79,7 +80,7 @@ def auto_outcome(run: AutoRun) -> Outcome[Bundle]:
             _plan_table(run),
             _speed_table(contest),
             _quality_table(contest),
-            *_operator_tables(run.profile),
+            *operator_tables(run.profile.roofline),
         ),
         plots=_plots(run),
         files={"bundle": str(run.made.path), "search": str(run.folder.resolve())},
@@ -326,28 +327,6 @@ def _quality_table(contest: Contest) -> Table:
         columns=("version", "MiB", "peak MiB", "drop", "95 % bound", "kept", "Pareto", "written"),
         rows=tuple(row(name) for name in contest.single),
     )
-
-
-def _operator_tables(profile: ModelProfile) -> tuple[Table, ...]:
-    roofline = profile.roofline
-    if roofline is None:
-        return ()
-    peaks = roofline.peaks
-    top = sorted(roofline.operators, key=lambda one: -one.time_ms)[:12]
-    return (
-        Table(
-            title=f"Slowest operators of the original; one thread reaches {peaks.gflops:.0f} "
-            f"GFLOP/s, {peaks.int8_gops:.0f} in 8 bits, and {peaks.gbytes_per_s:.0f} GB/s",
-            columns=("operator", "kind", "ms", "GFLOP/s", "per byte", "of peak", "limit"),
-            rows=tuple(
-                (
-                    one.name, one.operator, one.time_ms, one.gflops, one.intensity,
-                    one.peak_ratio(peaks), one.bound(peaks),
-                )
-                for one in top
-            ),
-        ),
-    )  # fmt: skip
 
 
 def _plots(run: AutoRun) -> tuple[Plot, ...]:

@@ -58,6 +58,7 @@ class OnnxRunner:
         self._session = _load(model, chosen)
         self._signature = signature_of(self._session)
         self._names = [spec.name for spec in self._signature.outputs]
+        self._binds = chosen.io_binding and _can_bind(self._signature)
 
     @property
     def signature(self) -> Signature:
@@ -73,7 +74,10 @@ class OnnxRunner:
         """
         ready = conform(feeds, self._signature)
         try:
-            values = self._session.run(self._names, ready)
+            if self._binds:
+                values = self._run_bound(ready)
+            else:
+                values = self._session.run(self._names, ready)
         except Exception as exc:
             raise ModelError(
                 f"the model failed on a batch: {_first_line(exc)}",
@@ -81,9 +85,24 @@ class OnnxRunner:
             ) from exc
         return dict(zip(self._names, values, strict=True))
 
+    def _run_bound(self, ready: Feeds) -> list[Array]:
+        binding = self._session.io_binding()
+        for name, array in ready.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self._names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def _can_bind(signature: Signature) -> bool:
+    """Whether numpy arrays can be bound: text and bfloat16 cannot."""
+    kinds = {spec.dtype for spec in (*signature.inputs, *signature.outputs)}
+    return not kinds & {STRING, "bfloat16"}
 
 
 def read_signature(model: Path | bytes) -> Signature:
@@ -112,6 +131,7 @@ def _load(model: Path | bytes, settings: RuntimeSettings) -> Any:  # noqa: ANN40
     options.log_severity_level = 4
     options.intra_op_num_threads = settings.intra_op_threads or 1
     options.inter_op_num_threads = settings.inter_op_threads
+    options.enable_cpu_mem_arena = settings.use_arena
     options.graph_optimization_level = {
         "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,

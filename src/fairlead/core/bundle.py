@@ -79,10 +79,17 @@ class RuntimeSettings(Value):
     """Whether idle threads burn CPU to wake up sooner."""
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
     """Level of ONNX Runtime's graph rewriting."""
+    use_arena: bool = True
+    """Whether ONNX Runtime keeps memory for the next run instead of giving it back."""
+    io_binding: bool = False
+    """Whether inputs and outputs are bound before a run instead of handed over."""
     max_batch_size: int = Field(32, ge=1)
     """Most rows that are run at once."""
     max_batch_wait_ms: float = Field(0.0, ge=0)
     """Longest time a request may wait for company."""
+    padding: Mapping[str, float] = {}
+    """Input → what pads its sequences, for a model that looks away from padding: sequences of
+    different lengths then run together. Empty when lengths are fixed or padding is seen."""
     is_tuned: bool = False
     """Whether these settings were measured on this model."""
 

@@ -19,6 +19,8 @@ class HardwareConfig(Config):
     left."""
     goal: Literal["latency", "throughput"] = "latency"
     """`latency`: fastest single row. `throughput`: least CPU time per row in large batches."""
+    runtime: Literal["any", "onnxruntime"] = "any"
+    """What may run the result: whatever is installed (OpenVINO too), or ONNX Runtime only."""
     latency_budget_ms: float | None = Field(None, gt=0)
     """Longest a run may take at its 99th percentile, in ms; a batch that takes longer is too
     large, and a single row that does is refused. None is no limit."""

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.backends.cpus import throttled_ratio, usable_cpus
-from fairlead.backends.onnxruntime import available_providers
-from fairlead.backends.openvino import OPENVINO, has_openvino
+from fairlead.backends.operator_profile import profile_operators
 from fairlead.backends.runners import open_runner
-from fairlead.core.bundle import Bundle, RuntimeSettings, derive_bundle
+from fairlead.core.bundle import Bundle, RuntimeSettings, Scores, derive_bundle
+from fairlead.core.comparison import ModelComparison
 from fairlead.core.dataset import Dataset, bind
-from fairlead.core.ports import Feeds, Progress, Runner, SilentProgress
+from fairlead.core.errors import ModelError
+from fairlead.core.ports import Feeds, Progress, Runner, SilentProgress, first_dimension
 from fairlead.core.report import Outcome
-from fairlead.measure.comparison import measure_speed, rows_for
+from fairlead.measure.comparison import (
+    Comparison,
+    compare,
+    decide,
+    measure_speed,
+    rows_for,
+    stored_comparison,
+)
+from fairlead.measure.judging import Judge
 from fairlead.measure.latency import measure_interleaved
+from fairlead.measure.quality import evaluate
 from fairlead.measure.request_path import time_requests
+from fairlead.measure.roofline import Roofline
 from fairlead.measure.verdict import RequestTimes, Surroundings, find_bottleneck
+from fairlead.optimize.hardware.candidates import (
+    candidate_settings,
+    own_provider,
+    still_equal,
+)
 from fairlead.optimize.hardware.card import CARD
 from fairlead.optimize.hardware.config import HardwareConfig
 from fairlead.optimize.hardware.methods import METHODS, BatchStep, Tournament, grow_batch
+from fairlead.optimize.hardware.refining import Refined, refine
+from fairlead.optimize.hardware.sequences import advise_on_padding
 from fairlead.optimize.hardware.tuning import Tuning, refusal, tuning_outcome
 
 __all__ = ["tune"]
 
-_SMALL_MODEL_BYTES = 256 * 2**20
-"""Larger models are tried at one graph level only: every setting holds a copy in memory."""
-_LEVELS = ("all", "basic")
 _SHORT_RUN_MS = 0.05
 """Waking a thread takes some ten microseconds: shorter runs are tried on one thread only."""
+_EQUAL_ROWS = 8
+_COMPARED_ROWS = 256
+_ROUNDING = 1e-4
+"""Quality that a fused graph may lose to another order of additions."""
+_CPU = "CPUExecutionProvider"
 
 
 def tune(
@@ -69,62 +87,185 @@ def tune(
     """
     says = progress or SilentProgress()
     feeds = bind(data, bundle.signature, feature_columns=bundle.manifest.feature_columns)
-    says.begin("tune", 4)
-    tuning = _tune(bundle, feeds, config, says, requests, requests_from, trust)
+    says.begin("tune", 5)
+    bench = _Bench(bundle, data, feeds, config, says, trust)
+    tuning = bench.tune(requests, requests_from)
     budget = config.latency_budget_ms
     if budget is not None and tuning.steps[0].timing.latency_p99_ms > budget:
         return refusal(bundle, tuning, budget)
     settings = tuning.settings
+    fused = "" if tuning.refined.model is None else ", operators fused"
     derived = derive_bundle(
         bundle,
         out,
         made_by=CARD.id,
         change=f"tuned: {settings.intra_op_threads} thread(s), graph level "
-        f"{settings.graph_optimization}, batches up to {settings.max_batch_size}",
+        f"{settings.graph_optimization}, batches up to {settings.max_batch_size}{fused}",
         runtime=settings,
+        model=tuning.refined.model,
+        scores=bench.scores(),
+        comparison=bench.stored(),
     )
     return tuning_outcome(bundle, derived, tuning, data.digest)
 
 
-def _tune(
-    bundle: Bundle,
-    feeds: Feeds,
-    config: HardwareConfig,
-    says: Progress,
-    requests: RequestTimes | None,
-    requests_from: str,
-    trust: bool,
-) -> Tuning:
-    cpus, limit = usable_cpus(config.max_threads), config.time_limit_s
-    own = bundle.runtime.model_copy(update={"execution_provider": _provider(bundle)})
-    settings = _settings(bundle, own, cpus)
-    with _open_all(bundle, {"own": own, **settings}, trust) as runners:
-        before = runners.pop("own")
-        contest = _contest(settings, runners, before, feeds, config)
-        says.advance(2)
-        after = runners[contest.tournament.winner]
-        speed = measure_speed(before, after, feeds, time_limit_s=0.15 * limit, seed=config.seed)
-        says.advance()
-        one = rows_for(after, feeds, 1)
-        times = requests or time_requests(after, one, time_limit_s=0.05 * limit)
-        says.advance()
-    around = Surroundings(
-        solo_run_ms=speed.after.latency_p50_ms if requests is not None else None,
-        throttled_ratio=throttled_ratio(),
-    )
-    chosen = settings[contest.tournament.winner].model_copy(
-        update={"max_batch_size": contest.batch_rows, "is_tuned": True}
-    )
-    return Tuning(
-        settings=chosen,
-        cpus=cpus,
-        tournament=contest.tournament,
-        steps=contest.steps,
-        speed=speed,
-        requests=times,
-        requests_from=requests_from,
-        bottleneck=find_bottleneck(times, around, seed=config.seed),
-    )
+class _Bench:
+    """A bundle, its rows, and what was found out about them."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        data: Dataset,
+        feeds: Feeds,
+        config: HardwareConfig,
+        says: Progress,
+        trust: bool,
+    ) -> None:
+        self.bundle, self.data, self.feeds = bundle, data, feeds
+        self.config, self.says, self.trust = config, says, trust
+        self.fused: Comparison | None = None
+
+    def tune(self, requests: RequestTimes | None, requests_from: str) -> Tuning:
+        """Measure everything; nothing is written."""
+        bundle, config, feeds = self.bundle, self.config, self.feeds
+        cpus, limit = usable_cpus(config.max_threads), config.time_limit_s
+        own = bundle.runtime.model_copy(update={"execution_provider": own_provider(bundle)})
+        settings = candidate_settings(bundle, own, cpus, config.runtime)
+        few = _few_rows(bundle, feeds)
+        with still_equal(bundle, own, settings, few, self.trust) as (before, runners, left_out):
+            contest = _contest(settings, runners, before, feeds, config)
+            winner = contest.tournament.winner
+            self.says.advance(2)
+            timed = rows_for(before, feeds, contest.batch_rows if self._in_batches else 1)
+            refined = self._refined(settings[winner], timed, few, before)
+            self.says.advance()
+            after = runners[winner]
+            if refined.model is not None or refined.runtime != settings[winner]:
+                after = _open_refined(bundle, refined)
+            speed = measure_speed(before, after, feeds, time_limit_s=0.1 * limit, seed=config.seed)
+            one = rows_for(after, feeds, 1)
+            times = requests or time_requests(after, one, time_limit_s=0.05 * limit)
+            advice = advise_on_padding(
+                after,
+                {name: array[:_COMPARED_ROWS] for name, array in feeds.items()},
+                batch_rows=contest.batch_rows,
+                time_limit_s=0.1 * limit,
+                seed=config.seed,
+            )
+            if after is not runners[winner]:
+                after.close()
+            self.says.advance()
+        roofline = self._roofline(timed, refined.runtime)
+        self.says.advance()
+        around = Surroundings(
+            solo_run_ms=speed.after.latency_p50_ms if requests is not None else None,
+            throttled_ratio=throttled_ratio(),
+            flops_ratio=None if roofline is None else roofline.peak_ratio,
+        )
+        padding = {} if advice is None else dict(advice.values)
+        chosen = refined.runtime.model_copy(
+            update={
+                "max_batch_size": contest.batch_rows,
+                "is_tuned": True,
+                "padding": padding,
+            }
+        )
+        return Tuning(
+            settings=chosen,
+            cpus=cpus,
+            tournament=contest.tournament,
+            steps=contest.steps,
+            speed=speed,
+            requests=times,
+            requests_from=requests_from,
+            bottleneck=find_bottleneck(times, around, seed=config.seed),
+            refined=refined,
+            left_out=left_out,
+            roofline=roofline,
+            sequences=advice,
+        )
+
+    @property
+    def _in_batches(self) -> bool:
+        return self.config.goal == "throughput"
+
+    def _refined(
+        self, runtime: RuntimeSettings, batch: Feeds, few: Feeds, before: Runner
+    ) -> Refined:
+        return refine(
+            self.bundle,
+            runtime,
+            batch,
+            few,
+            time_limit_s=0.15 * self.config.time_limit_s,
+            is_as_good=lambda after: self._is_as_good(before, after),
+        )
+
+    def _is_as_good(self, before: Runner, after: Runner) -> bool:
+        """Whether a rewritten graph answers as well, on rows and at the edges."""
+        rows = self._compared()
+        self.fused = compare(
+            before,
+            after,
+            manifest=self.bundle.manifest,
+            feeds={name: array[:_COMPARED_ROWS] for name, array in self.feeds.items()},
+            labels=rows.labels,
+            budget=_ROUNDING,
+            sizes=(self.bundle.size_bytes, self.bundle.size_bytes),
+            served_rows=self.bundle.runtime.max_batch_size,
+            time_limit_s=0.05 * self.config.time_limit_s,
+            seed=self.config.seed,
+            judge=Judge(self.bundle.manifest, _ROUNDING, seed=self.config.seed),
+        )
+        verdict, _ = decide(self.fused, goal="none")
+        if verdict != "done":
+            self.fused = None
+        return verdict == "done"
+
+    def _compared(self) -> Dataset:
+        return self.data.take(slice(0, _COMPARED_ROWS))
+
+    def stored(self) -> ModelComparison | None:
+        """Return what the bundle keeps of a fused graph's comparison; None without one."""
+        if self.fused is None:
+            return None
+        return stored_comparison(
+            self.fused, parent_digest=self.bundle.digest, data_digest=self._compared().digest
+        )
+
+    def scores(self) -> Scores | None:
+        """Return the scores of a fused graph; None where those of the parent stay."""
+        rows = self._compared()
+        if self.fused is None or rows.labels is None or self.bundle.manifest.task == "other":
+            return None
+        return evaluate(self.bundle.manifest, self.fused.outputs, rows.labels, rows.digest)
+
+    def _roofline(self, batch: Feeds, runtime: RuntimeSettings) -> Roofline | None:
+        """Profile the operators; None where something other than ONNX Runtime runs the model."""
+        if self.bundle.manifest.kind != "onnx" or runtime.execution_provider != _CPU:
+            return None
+        budget = 1e3 * 0.05 * self.config.time_limit_s
+        try:
+            return profile_operators(self.bundle.model_path, batch, runtime, budget_ms=budget)
+        except ModelError:
+            return None
+
+
+def _few_rows(bundle: Bundle, feeds: Feeds) -> Feeds:
+    """Return rows whose answers are compared; a model with a fixed batch gets its own."""
+    fixed = next((s.shape[0] for s in bundle.signature.inputs if s.shape and s.shape[0] > 0), None)
+    rows = [at % first_dimension(feeds) for at in range(fixed or _EQUAL_ROWS)]
+    if fixed is None:
+        rows = rows[: first_dimension(feeds)]
+    return {spec.name: feeds[spec.name][rows] for spec in bundle.signature.inputs}
+
+
+def _open_refined(bundle: Bundle, refined: Refined) -> Runner:
+    from fairlead.backends.runners import open_onnx
+
+    if refined.model is None:
+        return open_runner(bundle, runtime=refined.runtime)
+    return open_onnx(refined.model, refined.runtime, bundle.signature)
 
 
 @dataclass(frozen=True)
@@ -173,47 +314,3 @@ def _fixed_batch(runner: Runner) -> int | None:
     """Return the batch size that the model itself prescribes, if it does."""
     shapes = (spec.shape for spec in runner.signature.inputs)
     return next((shape[0] for shape in shapes if shape and shape[0] > 0), None)
-
-
-def _provider(bundle: Bundle) -> str:
-    """Return the bundle's execution provider, or the CPU where this machine lacks it."""
-    wanted = bundle.runtime.execution_provider
-    if bundle.manifest.kind != "onnx":
-        return wanted
-    present = (*available_providers(), *((OPENVINO,) if has_openvino() else ()))
-    return wanted if wanted in present else "CPUExecutionProvider"
-
-
-def _settings(bundle: Bundle, own: RuntimeSettings, cpus: int) -> dict[str, RuntimeSettings]:
-    """Return the settings to compare, the most frugal first.
-
-    Idle threads never spin: under a CPU quota, or beside another session, spinning multiplies the
-    CPU time of a run without making it faster.
-    """
-    if bundle.manifest.kind != "onnx":
-        return {"as packed": own}
-    threads = sorted({min(2**power, cpus) for power in range(cpus.bit_length() + 1)})
-    levels = _LEVELS if bundle.size_bytes <= _SMALL_MODEL_BYTES else _LEVELS[:1]
-    return {
-        f"{count} thread{'s' if count > 1 else ''}, graph level {level}": own.model_copy(
-            update={
-                "intra_op_threads": count,
-                "graph_optimization": level,
-                "allow_spinning": False,
-            }
-        )
-        for count in threads
-        for level in levels
-    }
-
-
-@contextmanager
-def _open_all(
-    bundle: Bundle, settings: dict[str, RuntimeSettings], trust: bool
-) -> Iterator[dict[str, Runner]]:
-    with ExitStack() as stack:
-        runners = {}
-        for name, one in settings.items():
-            runners[name] = open_runner(bundle, runtime=one, trust=trust)
-            stack.callback(runners[name].close)
-        yield runners

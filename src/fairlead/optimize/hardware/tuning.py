@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.evidence import Evidence
 from fairlead.core.report import Finding, Measure, Outcome, Plot, Report, Series, Table
 from fairlead.measure.comparison import SpeedTest
+from fairlead.measure.roofline import Roofline
 from fairlead.measure.verdict import Bottleneck, RequestTimes
 from fairlead.optimize.hardware.card import CARD
 from fairlead.optimize.hardware.methods import BatchStep, Tournament
+from fairlead.optimize.hardware.operators import (
+    operator_details,
+    operator_findings,
+    operator_tables,
+)
+from fairlead.optimize.hardware.refining import Refined
+from fairlead.optimize.hardware.sequences import SequenceAdvice
 
 __all__ = ["Tuning", "refusal", "tuning_outcome"]
 
@@ -30,6 +40,10 @@ class Tuning:
         requests: Times of requests, in process or from a service.
         requests_from: Where those come from, for people.
         bottleneck: What decides how long a request takes.
+        refined: Further changes that were tried on what won.
+        left_out: Settings that could not be compared → why.
+        roofline: The operators under the roof of this machine; None where they are not known.
+        sequences: What is known of padding; None for a model without sequences of free length.
     """
 
     settings: RuntimeSettings
@@ -40,6 +54,10 @@ class Tuning:
     requests: RequestTimes
     requests_from: str
     bottleneck: Bottleneck
+    refined: Refined
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    roofline: Roofline | None = None
+    sequences: SequenceAdvice | None = None
 
     @property
     def largest_step(self) -> BatchStep:
@@ -83,8 +101,18 @@ def tuning_outcome(
         f"rows on the {tuning.cpus} CPU(s) this process may use. What decides a request's time is "
         f"{side}: {cause.text}.",
         measures=_measures(parent, tuning),
-        findings=(_verdict_finding(tuning),),
-        tables=(_settings_table(tuning), _batch_table(tuning), _verdict_table(cause)),
+        findings=(
+            _verdict_finding(tuning),
+            *operator_findings(tuning.roofline),
+            *_padding_findings(tuning.sequences),
+        ),
+        tables=(
+            _settings_table(tuning),
+            *_refinement_tables(tuning),
+            _batch_table(tuning),
+            _verdict_table(cause),
+            *operator_tables(tuning.roofline),
+        ),
         plots=(_batch_plot(tuning),),
         files={"bundle": str(derived.path)},
         details={
@@ -93,6 +121,9 @@ def tuning_outcome(
             "bottleneck": cause.model_dump(mode="json"),
             "requests_from": tuning.requests_from,
             "speedup_ratio": ratio.value,
+            "left_out": dict(tuning.left_out),
+            "roofline": operator_details(tuning.roofline),
+            "padding": _padding_details(tuning.sequences),
             "parent_digest": parent.digest,
             "digest": derived.digest,
         },
@@ -171,6 +202,66 @@ def _settings_table(tuning: Tuning) -> Table:
             for name, timing in contest.timings.items()
         ),
     )
+
+
+def _refinement_tables(tuning: Tuning) -> tuple[Table, ...]:
+    rows = [
+        (one.name, None if one.ratio is None else one.ratio.value,
+         None if one.ratio is None else one.ratio.ci_low, one.is_taken, one.why)
+        for one in tuning.refined.steps
+    ]  # fmt: skip
+    rows += [(name, None, None, False, why) for name, why in tuning.left_out.items()]
+    if not rows:
+        return ()
+    return (
+        Table(
+            title="Further changes, each against the best so far",
+            columns=("change", "times as fast", "at least", "taken", "why not"),
+            rows=tuple(rows),
+        ),
+    )
+
+
+def _padding_findings(advice: SequenceAdvice | None) -> tuple[Finding, ...]:
+    if advice is None:
+        return ()
+    waste = advice.waste
+    shares = (
+        f"{waste.as_given:.0%} of the steps in these rows are padding; batches as long as their "
+        f"longest row would have {waste.to_longest:.0%}, rows of like length together "
+        f"{waste.in_buckets:.0%}"
+    )
+    if not advice.values:
+        return (
+            Finding(
+                level="warning",
+                text=f"{shares}; but the model sees its padding, so lengths stay apart",
+                advice="export the model with an attention mask that hides the padding",
+            ),
+        )
+    gain = ""
+    if advice.gain is not None:
+        low, high = advice.gain.ci_low, advice.gain.ci_high
+        gain = f": {advice.gain.value:.2f} times as fast (95 % interval {low:.2f} to {high:.2f})"
+    return (
+        Finding(
+            level="good",
+            text=f"{shares}{gain}; the model looks away from padding, which the bundle now says",
+            advice="send sequences unpadded: serving runs those of like length together",
+        ),
+    )
+
+
+def _padding_details(advice: SequenceAdvice | None) -> dict[str, Any] | None:
+    if advice is None:
+        return None
+    return {
+        "as_given": advice.waste.as_given,
+        "to_longest": advice.waste.to_longest,
+        "in_buckets": advice.waste.in_buckets,
+        "values": dict(advice.values),
+        "gain": None if advice.gain is None else advice.gain.value,
+    }
 
 
 def _batch_table(tuning: Tuning) -> Table:

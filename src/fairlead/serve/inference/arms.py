@@ -198,7 +198,7 @@ def _prove_padding(
     bundle: Bundle, runner: Runner, signature: Signature, config: ServingConfig
 ) -> Padding | None:
     """Return the padding of a model once example rows gave the same answer with and without it."""
-    padding = Padding.for_signature(config.padding, signature)
+    padding = Padding.for_signature(config.padding or bundle.runtime.padding, signature)
     if padding is None:
         if config.padding:
             _log.warning("%s takes no sequences that all have a padding value", bundle.path)
