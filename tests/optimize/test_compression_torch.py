@@ -19,11 +19,15 @@ from fairlead.api.training import quantizer
 from fairlead.backends.datasets import load_dataset
 from fairlead.backends.onnxruntime import OnnxRunner
 from fairlead.backends.torch_material import torch_material
+from fairlead.backends.torch_quantization_aware import FakeQuantized
+from fairlead.backends.torch_training import TrainingPlan
 from fairlead.core.bundle import Bundle
 from fairlead.core.errors import DataError
 from fairlead.core.ports import SilentProgress
 from fairlead.optimize import compression
 from fairlead.optimize.compression import CompressionConfig
+from fairlead.optimize.quantization import QuantizationConfig
+from fairlead.optimize.quantization.methods.quantization_aware import train_quantized
 
 torch = pytest.importorskip("torch", reason="torch is an extra that this environment lacks")
 pytest.importorskip("onnxscript", reason="onnxscript is an extra that this environment lacks")
@@ -207,3 +211,34 @@ def test_training_goes_on_after_kill_9(held_back, tmp_path) -> None:
     assert int(resumed.split()[1]) >= 2
     assert "verdict done" in second.stdout
     assert not list((tmp_path / "home").rglob("sparsity-1.pt"))
+
+
+def test_a_module_learns_with_the_rounding_that_it_will_have(held_back, packed, tmp_path) -> None:
+    bundle = packed("dense")
+    training = torch_material(bundle, model_factory=f"{NAMES}:dense", train_data=f"{NAMES}:loader")
+    before = {k: v.clone() for k, v in training.module.state_dict().items()}
+    outcome = train_quantized(
+        bundle, load_dataset(held_back, labels="label"),
+        QuantizationConfig(max_drop=0.05, goal="size", time_limit_s=0.2), out=tmp_path / "o",
+        training=training, plan=TrainingPlan(epochs=3, patience=3, learning_rate=1e-3),
+    )  # fmt: skip
+    assert outcome.report.verdict == "done", outcome.report.summary
+    assert outcome.noun.size_bytes < 0.5 * bundle.size_bytes
+    assert len(outcome.report.details["layers"]) == 3
+    after = training.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_is_trained_is_what_the_quantized_graph_computes() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    rows = torch.randn(50, 6)
+    exact = net(rows).detach()
+    wrapped = FakeQuantized.wrap(net.train())
+    rounded = net(rows)
+    rounded.sum().backward()
+    assert net[0].weight.grad is not None
+    ranges = wrapped.release()
+    assert set(ranges) == {"0.weight", "2.weight"}
+    assert 0 < (rounded - exact).abs().max() < 0.1
+    assert torch.equal(net(rows), exact)

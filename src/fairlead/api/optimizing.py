@@ -21,26 +21,40 @@ __all__ = ["compress", "quantize", "tune"]
 
 
 def quantize(
-    bundle: str | Path,
+    bundle: str | Path | None,
     data: str | Path,
     *,
     labels: str | None = None,
     out: str | Path,
     calibration: str | Path | None = None,
+    model_factory: str | None = None,
+    train_data: str | None = None,
+    epochs: int = 10,
+    learning_rate: float = 5e-4,
+    device: str = "auto",
     trust: bool = False,
     settings: Mapping[str, Any] | None = None,
     context: Context | None = None,
 ) -> Outcome[Bundle]:
     """Store and compute a model in fewer bits if held-back rows allow it.
 
+    With `model_factory` the torch module is trained with the rounding that it will have
+    (quantization-aware training), for models that quantization alone breaks.
+
     Args:
-        bundle: A bundle, or a model, which is packed first.
+        bundle: A bundle, or a model, which is packed first; None when `model_factory` makes it.
         data: Reference of rows the model was not trained on.
         labels: Column of the labels; the bundle's own label column when None and it is there.
         out: Directory to create.
         calibration: Reference of rows that ranges of activations are taken from; a part of `data`,
             which then judges nothing, when None.
-        trust: Whether code that came with a model may run while it is packed.
+        model_factory: `module:name` of a torch module, or of a function that returns a trained
+            one.
+        train_data: `module:name` of batches, or a reference of rows, to train it with.
+        epochs: Most epochs of that training.
+        learning_rate: Its largest step.
+        device: `auto`, `cpu` or `cuda`.
+        trust: Whether the user's code, or code that came with a model, may run.
         settings: Settings of `QuantizationConfig`.
         context: Workspace and progress; opened from the environment when None.
 
@@ -55,7 +69,26 @@ def quantize(
 
     config = quantization.QuantizationConfig.parse(settings or {})
     ctx = (context or Context.open()).ready_to_record()
-    start, rows, target = _begin(bundle, data, labels, out, trust, ctx)
+    model = _model_or_factory(bundle, model_factory, train_data, trust)
+    start, rows, target = _begin(model, data, labels, out, trust, ctx)
+    if model_factory is not None and train_data is not None:
+        from fairlead.api.training import quantize_aware
+
+        return ctx.record(
+            quantize_aware(
+                start,
+                rows,
+                config,
+                out=target,
+                context=ctx,
+                model_factory=model_factory,
+                train_data=train_data,
+                labels=labels,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                device=device,
+            )
+        )
     own = None if calibration is None else _rows(start, calibration, labels)
     return ctx.record(
         quantization.quantize(
@@ -108,7 +141,7 @@ def compress(
 
     config = compression.CompressionConfig.parse(settings or {})
     ctx = (context or Context.open()).ready_to_record()
-    model = _what_to_compress(bundle, model_factory, train_data, trust)
+    model = _model_or_factory(bundle, model_factory, train_data, trust)
     start, rows, target = _begin(model, data, labels, out, trust, ctx)
     transfer, training = None, None
     if model_factory is None and train_data is not None:
@@ -124,6 +157,7 @@ def compress(
             student=student,
             loss=loss,
             device=device,
+            seed=config.seed,
         )
     outcome = compression.compress(
         start,
@@ -139,7 +173,7 @@ def compress(
     return ctx.record(outcome)
 
 
-def _what_to_compress(
+def _model_or_factory(
     bundle: str | Path | None, model_factory: str | None, train_data: str | None, trust: bool
 ) -> str | Path:
     """Return the model's reference, or say what does not fit together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,14 +50,30 @@ MaxRows = Annotated[int, typer.Option(min=1, help="Most held-back rows that are 
 TimeLimit = Annotated[
     float, typer.Option("--time-limit-s", min=0.1, max=600, help="Time for measuring speed, in s.")
 ]
+Factory = Annotated[
+    str | None,
+    typer.Option(help="module:name of a trained torch module or of what returns one; runs it."),
+]
+TrainData = Annotated[
+    str | None,
+    typer.Option(help="module:name of batches, which runs it, or rows, to train or teach on."),
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")]
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(
+        help="Bundle, or a model, which is packed first; left out with --model-factory.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling and intervals.")]
 
 
 @app.command("quantize")
 def quantize_command(
-    model: Model,
     data: Data,
     out: Out,
+    model: OptionalModel = None,
     labels: Labels = None,
     method: Annotated[
         Literal[
@@ -117,6 +134,15 @@ def quantize_command(
     max_evaluations: Annotated[
         int, typer.Option(min=1, max=50, help="Most versions that are judged.")
     ] = 4,
+    model_factory: Factory = None,
+    train_data: TrainData = None,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Most epochs of quantization-aware training.")
+    ] = 10,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-9, max=1, help="Largest step of that training.")
+    ] = 5e-4,
+    device: Device = "auto",
     batch_rows: BatchRows = 1,
     max_rows: MaxRows = 10_000,
     time_limit_s: TimeLimit = 10.0,
@@ -124,7 +150,11 @@ def quantize_command(
     trust: Trust = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Store and compute in fewer bits if the held-back rows allow it; exit 1 when they do not."""
+    """Store and compute in fewer bits if the held-back rows allow it; exit 1 when they do not.
+
+    With --model-factory, --train-data and --trust a torch module is trained with the rounding
+    that it will have (quantization-aware training).
+    """
     settings = {
         "method": method,
         "max_drop": max_drop,
@@ -148,7 +178,14 @@ def quantize_command(
         "time_limit_s": time_limit_s,
         "seed": seed,
     }
-    sources = {"calibration": calibration}
+    sources = {
+        "calibration": calibration,
+        "model_factory": model_factory,
+        "train_data": train_data,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "device": device,
+    }
     _run("quantize", model, data, labels, out, trust, settings, json_, sources)
 
 
@@ -156,13 +193,7 @@ def quantize_command(
 def compress_command(
     data: Data,
     out: Out,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Bundle, or a model, which is packed first; left out with --model-factory.",
-            show_default=False,
-        ),
-    ] = None,
+    model: OptionalModel = None,
     labels: Labels = None,
     method: Annotated[
         Literal[
@@ -178,23 +209,15 @@ def compress_command(
         ],
         typer.Option(help="Method; auto tries what fits the model, the cheapest first."),
     ] = "auto",
-    model_factory: Annotated[
-        str | None,
-        typer.Option(help="module:name of a trained torch module or of what returns one; runs it."),
-    ] = None,
-    train_data: Annotated[
-        str | None,
-        typer.Option(help="module:name of batches, which runs it, or rows, to train or teach on."),
-    ] = None,
+    model_factory: Factory = None,
+    train_data: TrainData = None,
     student: Annotated[
         str | None, typer.Option(help="module:name of what returns an untrained torch student.")
     ] = None,
     loss: Annotated[
         str | None, typer.Option(help="module:name of a loss of outputs and targets.")
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")
-    ] = "auto",
+    device: Device = "auto",
     max_drop: MaxDrop = 0.01,
     metric: Annotated[
         str, typer.Option(help="auto, cosine, neighbours, or module:function (higher is better).")
@@ -318,7 +341,7 @@ def _run(
     trust: bool,
     settings: dict[str, Any],
     as_json: bool,
-    sources: dict[str, str | None] | None = None,
+    sources: Mapping[str, str | int | float | None] | None = None,
 ) -> None:
     from fairlead.api import optimizing
     from fairlead.api.context import Context

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairlead.backends.imports import load_attribute
+from fairlead.backends.judges import judge_for
 from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import Dataset
-from fairlead.core.errors import ConfigError, ModelError
+from fairlead.core.errors import ModelError
 from fairlead.core.files import refuse_taken, scratch_folder
 from fairlead.core.ports import Progress, Runner, SilentProgress
 from fairlead.core.report import Outcome
@@ -19,7 +19,6 @@ from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, kee
 from fairlead.measure.answers import check_labels
 from fairlead.measure.candidates import measure_candidates
 from fairlead.measure.comparison import Comparison, compare, decide
-from fairlead.measure.judging import Judge
 from fairlead.optimize.compression.bench import Bench, Compressed, Found, Quantizer
 from fairlead.optimize.compression.card import CARD
 from fairlead.optimize.compression.config import CompressionConfig
@@ -33,7 +32,6 @@ __all__ = ["compress"]
 
 _TITLE = "Compression"
 _SEARCH_RATIO = 0.5
-_METRICS = {"auto", "cosine", "neighbours"}
 _LARGEST_BYTES = 2 * 1024**3
 _MOST_CONFIRMATIONS = 4
 _WITHOUT_TRAINING = ("low-rank", "tree-selection", "distillation")
@@ -88,7 +86,7 @@ def compress(
         reason = f"its weights take {bundle.size_bytes:,} bytes, and rewriting stops at 2 GiB"
         return _keep(bundle, reason, out)
     methods = _chosen(config, training)
-    judge = _judge(bundle, config)
+    judge = judge_for(bundle, metric=config.metric, budget=config.max_drop, seed=config.seed)
     if data.labels is not None and bundle.manifest.task != "other":
         check_labels(data.labels)
     rows = held_back_rows(data, max_rows=config.max_rows, seed=config.seed)
@@ -125,18 +123,6 @@ def _chosen(config: CompressionConfig, training: TorchMaterial | None) -> tuple[
     if config.method == "auto":
         return _WITHOUT_TRAINING if training is None else _WITH_TRAINING
     return (config.method,)
-
-
-def _judge(bundle: Bundle, config: CompressionConfig) -> Judge:
-    function = None
-    if ":" in config.metric:
-        function = load_attribute(config.metric)
-    elif config.metric not in _METRICS:
-        raise ConfigError(
-            f"there is no metric `{config.metric}`",
-            hint=f"choose {', '.join(sorted(_METRICS))}, or name a function as module:function",
-        )
-    return Judge(bundle.manifest, config.max_drop, config.metric, function, config.seed)
 
 
 def _keep(bundle: Bundle, reason: str, out: Path, advice: str = "") -> Outcome[Bundle]:
