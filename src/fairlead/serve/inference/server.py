@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["loop_factory", "serve_here"]
 
 _log = logging.getLogger(__name__)
+_YOUNG_OBJECTS = 1_000
 _SWITCH_S = 0.001
 
 
@@ -178,15 +179,20 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
         await asyncio.gather(*drains)
         await service.repository.drain()
 
-    # What was made until here lives as long as the server: no need to look at it again and again.
+    _settle()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(live())
+
+
+def _settle() -> None:
+    """Prepare the process for a long life, once everything that lives as long was made."""
     gc.collect()
+    # No need to look at it again and again; requests leave no rings behind, as a rule.
     gc.freeze()
-    gc.set_threshold(1_000, 10, 10)
+    gc.set_threshold(_YOUNG_OBJECTS)
     # The thread of the log, or of a slow model, must not keep the loop from its requests for long.
     sys.setswitchinterval(_SWITCH_S)
     release_program_text()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(live())
 
 
 async def _watch_folders(service: Service, every_s: float | None) -> None:
