@@ -23,6 +23,7 @@ _NOTABLE = 0.97
 """Less than 3 % is no gain worth another model."""
 _TIE = 1.03
 _SPEED_ONLY_S = 0.5
+_Z95, _Z80 = 1.645, 0.842
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,25 @@ def _peak_memory(entrants: tuple[Entrant, ...], batch: Feeds) -> dict[str, int |
 
 
 def _verdict(one: Comparison, allow_unproven: bool) -> tuple[bool, str]:
+    """Return whether a version keeps the budget, and why not.
+
+    Several versions compete here and the fastest wins, which favours those that were lucky on
+    these rows. So a measured drop within the budget is not enough: the odds that the true one is
+    must be four to one, unless no more rows got worse than better.
+    """
     verdict, reason = decide(one, goal="none", allow_unproven=allow_unproven)
-    return verdict == "done", "" if verdict == "done" else reason
+    quality = one.quality
+    if verdict != "done":
+        return False, reason
+    if quality.verdict == "proven" or quality.n_worse <= quality.n_better:
+        return True, ""
+    spread = (quality.upper - quality.value) / _Z95
+    if quality.value + _Z80 * spread <= quality.budget:
+        return True, ""
+    return False, (
+        f"its drop of {quality.value:.4g} on {quality.n_rows} rows may well be more than "
+        f"{quality.budget:g} on others: up to {quality.upper:.4g} cannot be ruled out"
+    )
 
 
 def _decided(contest: Contest, target: Target) -> Contest:

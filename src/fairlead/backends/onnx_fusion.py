@@ -6,6 +6,8 @@ finds attention. Whether the result is faster, and still the same, is for the ca
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from fairlead.backends.onnx_graph import Graph, quiet_logging, read_graph, write_graph
@@ -40,7 +42,8 @@ def fuse_transformer(path: Path) -> tuple[bytes, dict[str, int]] | None:
         return None
     before = _kinds(graph)
     try:
-        with quiet_logging():
+        # The optimizer prints what it fails to infer.
+        with quiet_logging(), redirect_stdout(io.StringIO()):
             # 0 heads and 0 hidden: read them from the graph. ONNX Runtime does its own part when
             # the model is loaded, for the machine that it is loaded on.
             model = optimizer.optimize_by_fusion(
