@@ -1,4 +1,4 @@
-"""Large weight matrices become two small ones, if held-back rows allow it."""
+"""A model becomes smaller: factorised, thinned out or distilled, if held-back rows allow it."""
 
 import sys
 from pathlib import Path

@@ -273,7 +273,7 @@ def keep_trees(
     is_used = factors > 0
     factor = dict(zip(ensemble.trees[chosen[is_used]].tolist(), factors[is_used], strict=True))
     in_nodes = np.isin(values["nodes_treeids"], list(factor))
-    in_leaves = np.isin(values[f"{kind}_treeids"], list(factor))
+    in_leaves = np.isin(values[f"{kind}_treeids"], list(factor)) & _says_something(values, kind)
     names = {tree: place for place, tree in enumerate(factor)}
     is_mean = str(values.get("aggregate_function", np.array("SUM")).item()) == "AVERAGE"
     scale = 1 / ensemble.n_trees if is_mean else 1.0
@@ -296,6 +296,15 @@ def keep_trees(
     del node.attribute[:]
     node.attribute.extend(helper.make_attribute(name, _plain(array)) for name, array in kept)
     return write_graph(copy)
+
+
+def _says_something(values: dict[str, NDArray[Any]], kind: str) -> NDArray[np.bool_]:
+    """Return which entries of leaves matter: zeros add nothing, but a leaf needs one entry."""
+    trees, leaves = values[f"{kind}_treeids"], values[f"{kind}_nodeids"]
+    _, first = np.unique(trees * (int(leaves.max()) + 1) + leaves, return_index=True)
+    matters = np.asarray(values[f"{kind}_weights"] != 0)
+    matters[first] = True
+    return matters
 
 
 def _plain(array: NDArray[Any]) -> Any:  # noqa: ANN401 (what onnx takes)

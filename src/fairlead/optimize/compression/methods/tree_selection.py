@@ -49,17 +49,20 @@ def tree_selection(bench: Bench) -> Found:
         return Found(METHOD, reason=f"it has {ensemble.n_trees} trees only")
     answers = tree_answers(ensemble, _rows(bench, graph, ensemble))
     order = choose_trees(answers, is_average=ensemble.is_average)
-    sizes = np.unique(np.geomspace(1, ensemble.n_trees - 1, _OPTIONS).round().astype(int))
+    sizes = np.unique(np.geomspace(1, ensemble.n_trees, _OPTIONS).round().astype(int))
 
     def build(n_trees: int) -> Compressed:
         chosen = order[:n_trees]
+        if n_trees == ensemble.n_trees:
+            # All trees, as they were: only entries of leaves that add nothing are gone.
+            return _version(graph, ensemble, np.sort(chosen), np.ones(n_trees))
         factors = fitted_weights(answers, chosen, is_average=ensemble.is_average)
         return _version(graph, ensemble, chosen, factors)
 
     best = _fewest(bench, [int(size) for size in sizes], build)
     if best is None:
         return Found(METHOD)
-    rungs = sorted({min(round(best * more), ensemble.n_trees - 1) for more in _GENTLER})
+    rungs = sorted({min(round(best * more), ensemble.n_trees) for more in _GENTLER})
     return Found(METHOD, tuple(build(size) for size in rungs))
 
 
@@ -93,7 +96,10 @@ def _version(
     factors: NDArray[np.float64],
 ) -> Compressed:
     n_kept = int((factors > 0).sum())
-    text = f"{n_kept} of {ensemble.n_trees} trees kept"
+    is_whole = n_kept == ensemble.n_trees
+    text = f"{n_kept} of {ensemble.n_trees} trees kept" + (
+        ", without entries of leaves that add nothing" if is_whole else ""
+    )
     trees = ensemble.trees[chosen[factors > 0]]
     nodes = int(np.isin(ensemble.values["nodes_treeids"], trees).sum())
     return Compressed(
