@@ -300,6 +300,9 @@ def tune_command(
     latency_budget_ms: Annotated[
         float | None, typer.Option(min=0.0001, help="Longest p99 of a run, in ms.")
     ] = None,
+    runtime: Annotated[
+        Literal["any", "onnxruntime"], typer.Option(help="What may run the result.")
+    ] = "any",
     max_threads: Annotated[
         int | None, typer.Option(min=1, help="Most threads; the usable CPUs by default.")
     ] = None,
@@ -321,6 +324,7 @@ def tune_command(
     settings: dict[str, Any] = {
         "method": method,
         "goal": goal,
+        "runtime": runtime,
         "latency_budget_ms": latency_budget_ms,
         "max_batch_size": max_batch_size,
         "time_limit_s": time_limit_s,
