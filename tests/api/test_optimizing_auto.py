@@ -6,7 +6,7 @@ import pytest
 
 from fairlead.api.auto_plan import ModelProfile, plan_trials, profile_model
 from fairlead.api.context import Context
-from fairlead.api.optimizing_auto import auto
+from fairlead.api.optimizing_auto import optimize_auto
 from fairlead.core.bundle import Bundle
 from fairlead.core.dataset import bind
 from fairlead.core.errors import ConfigError, DataError
@@ -28,13 +28,13 @@ def found(digits_bundle, rows, tmp_path_factory):  # noqa: F811
     """One search, and the same again after its result was lost."""
     folder = tmp_path_factory.mktemp("auto")
     context = Context.open(home=folder / "home")
-    first = auto(
+    first = optimize_auto(
         digits_bundle.path, rows, out=folder / "best",
         settings={**QUICK, "target": "size"}, context=context,
     )  # fmt: skip
     shutil.copytree(folder / "best", folder / "kept")
     shutil.rmtree(folder / "best")
-    again = auto(
+    again = optimize_auto(
         digits_bundle.path, rows, out=folder / "best",
         settings={**QUICK, "target": "size"}, context=context,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_the_page_shows_the_pareto_plot(found) -> None:
 
 
 def test_a_budget_that_nothing_keeps_leaves_the_original(tmp_path, forest_bundle, rows) -> None:  # noqa: F811
-    outcome = auto(
+    outcome = optimize_auto(
         forest_bundle.path, rows, out=tmp_path / "out", settings={**QUICK, "max_drop": 0},
         context=Context.open(home=tmp_path / "home"),
     )  # fmt: skip
@@ -114,7 +114,7 @@ def nan_metric(outputs, labels):
 )
 def test_wrong_questions(tmp_path, digits_bundle, rows, settings, error, words) -> None:  # noqa: F811
     with pytest.raises(error, match=words):
-        auto(
+        optimize_auto(
             digits_bundle.path, rows, out=tmp_path / "out", settings={**QUICK, **settings},
             context=Context.open(home=tmp_path / "home"),
         )  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fairlead.api.following import follow
     from fairlead.api.observing import diagnose, monitor
     from fairlead.api.optimizing import compress, quantize, tune
+    from fairlead.api.optimizing_auto import optimize_auto
     from fairlead.api.packing import pack
     from fairlead.api.pipelines import run_pipeline
     from fairlead.api.plan_file import read_plan, write_plan
@@ -39,6 +40,7 @@ __all__ = [
     "list_runs",
     "load_test",
     "monitor",
+    "optimize_auto",
     "pack",
     "plan",
     "quantize",
@@ -66,6 +68,7 @@ _HOMES: Final = {
     "following": ("follow",),
     "observing": ("diagnose", "monitor"),
     "optimizing": ("compress", "quantize", "tune"),
+    "optimizing_auto": ("optimize_auto",),
     "packing": ("pack",),
     "pipelines": ("PipelineStep", "run_pipeline"),
     "plan_file": ("read_plan", "write_plan"),

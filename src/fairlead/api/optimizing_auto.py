@@ -46,7 +46,7 @@ from fairlead.measure.comparison import rows_for, stored_comparison
 from fairlead.measure.judging import Judge
 from fairlead.measure.quality import evaluate, run_batches
 
-__all__ = ["AutoConfig", "auto"]
+__all__ = ["AutoConfig", "optimize_auto"]
 
 _MADE_BY = "optimize-auto"
 _LAST_SHARE = 0.4
@@ -81,7 +81,7 @@ class AutoConfig(Config):
     """Seed of sampling, training and intervals."""
 
 
-def auto(
+def optimize_auto(
     model: str | Path,
     data: str | Path,
     *,

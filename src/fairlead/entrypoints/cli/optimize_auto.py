@@ -74,7 +74,7 @@ def auto_command(
     A report as a page lies in OUT.search afterwards; a run that was stopped goes on from there.
     """
     from fairlead.api.context import Context
-    from fairlead.api.optimizing_auto import auto
+    from fairlead.api.optimizing_auto import optimize_auto
 
     settings = {
         "metric": metric,
@@ -87,7 +87,7 @@ def auto_command(
         "seed": seed,
     }
     with progress() as bars:
-        outcome = auto(
+        outcome = optimize_auto(
             model,
             data,
             labels=labels,
