@@ -37,7 +37,7 @@ from fairlead.core.errors import (
     MissingExtraError,
     ModelError,
 )
-from fairlead.core.files import digest_file
+from fairlead.core.files import digest_bytes, digest_file
 from fairlead.core.ports import Progress
 from fairlead.core.report import Outcome
 from fairlead.core.values import Config
@@ -112,14 +112,19 @@ def optimize_auto(
         ConfigError: A setting is unknown or out of range, or the device is not there.
         DataError: The rows do not fit, or the metric cannot be computed on them.
         ModelError: The model cannot be read or run.
-        ConflictError: `out` exists.
+        ConflictError: `out` exists, or another search for it runs.
         WorkspaceError: It cannot be written.
     """
+    from fairlead.backends.locks import exclusive
+
     config = AutoConfig.parse(settings or {})
     ctx = (context or Context.open()).ready_to_record()
     packed, rows, target = _begin(model, data, labels, out, trust, ctx)
-    search = _Search.prepare(packed, rows, config, target, trust, ctx.progress)
-    return ctx.record(search.run(target))
+    # Two searches in one folder would take each other's versions away.
+    key = digest_bytes(str(target.resolve()).encode()).removeprefix("sha256:")[:12]
+    with exclusive(ctx.workspace.database_url, f"search-{target.name[:60]}-{key}"):
+        search = _Search.prepare(packed, rows, config, target, trust, ctx.progress)
+        return ctx.record(search.run(target))
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,14 @@ def operator_tables(roofline: Roofline | None) -> tuple[Table, ...]:
             ),
             rows=tuple(
                 (
-                    _short(one.name, one.operator), one.time_ms / whole, one.time_ms,
-                    one.flops / 1e6, one.n_bytes / 1e6, one.gflops, one.peak_ratio(peaks),
+                    _short(one.name, one.operator),
+                    *(
+                        float(f"{value:.3g}")
+                        for value in (
+                            one.time_ms / whole, one.time_ms, one.flops / 1e6, one.n_bytes / 1e6,
+                            one.gflops, one.peak_ratio(peaks),
+                        )
+                    ),
                     one.bound(peaks).removesuffix("-bound"),
                 )
                 for one in slowest
