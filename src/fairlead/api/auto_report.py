@@ -115,7 +115,8 @@ def _summary(run: AutoRun) -> str:
     contest, name = run.contest, run.start.name
     if not run.is_better:
         return f"{name} stays as it is: {contest.why}."
-    one, first = contest.single[contest.winner], contest.single[contest.original]
+    measured = contest.batch if run.config["target"] == "throughput" else contest.single
+    one, first = measured[contest.winner], measured[contest.original]
     drop = contest.comparisons[contest.winner].quality
     return (
         f"{name}, {contest.winner}, is the best for {run.config['target']}: {contest.why}, "

@@ -316,7 +316,10 @@ class _Search:
             bundle = self._opened(result)
             if bundle is not None:
                 entrants.append(Entrant(name, bundle, _runtime(bundle, tuned)))
-        batch = tuned.runtime.max_batch_size if tuned is not None else _LARGEST_BATCH
+        # A faster version may gain from larger batches than the original does.
+        batch = _LARGEST_BATCH
+        if tuned is not None and self.config.target != "throughput":
+            batch = tuned.runtime.max_batch_size
         return hold_contest(
             tuple(entrants),
             self.rows.last,
