@@ -46,7 +46,8 @@ def test_the_measurements_become_evidence_about_the_new_bundle(digits_bundle, tm
     } == set(metrics)  # fmt: skip
     assert all(item.subject == outcome.noun.digest for item in outcome.evidence)
     assert 0 < metrics["model_time_share"].value <= 1
-    assert metrics["model_time_share"].labels["cause"] in {"data-path", "kernels", "model", "threads"}
+    causes = {"data-path", "kernels", "model", "threads"}
+    assert metrics["model_time_share"].labels["cause"] in causes
     assert metrics["latency_p50_ms"].value <= metrics["latency_p99_ms"].value
 
 
