@@ -243,12 +243,13 @@ class ParquetPredictionLog:
                 self._n_dropped += rows
                 self._has_lost = True
                 return
+            was_empty = not self._rows
             self._buffer.append((render, items))
             self._rows += rows
             self._bytes += size
             if self._thread is None:
                 self._start()
-            if self._rows >= self._flush_rows:
+            if was_empty or self._rows >= self._flush_rows:
                 self._changed.notify_all()
 
     def _start(self) -> None:
@@ -291,7 +292,8 @@ class ParquetPredictionLog:
     def _write_on(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(self._is_urgent, timeout=self._patience_s())
+                self._changed.wait_for(self._has_work, timeout=self._idle_s())
+                self._changed.wait_for(self._is_urgent, timeout=self._flush_s)
                 waiters, self._waiters = self._waiters, []
                 is_closed, has_lost, self._has_lost = self._is_closed, self._has_lost, False
             is_well = self._write_for(waiters, has_lost=has_lost)
@@ -325,10 +327,11 @@ class ParquetPredictionLog:
     def _is_urgent(self) -> bool:
         return self._is_closed or self._rows >= self._flush_rows or bool(self._waiters)
 
-    def _patience_s(self) -> float | None:
-        """Seconds until something is due; None when nothing is held."""
-        if self._rows or self._backlog:
-            return self._flush_s
+    def _has_work(self) -> bool:
+        return bool(self._rows or self._backlog) or self._is_urgent()
+
+    def _idle_s(self) -> float | None:
+        """Seconds until spools must become segments; None when there are none."""
         is_anything = self._spools.size or self._sealed
         return max(0.01, self._segment_s - self._waiting_s()) if is_anything else None
 
