@@ -295,7 +295,6 @@ def test_memory_does_not_grow_with_the_file(wines, tmp_path):
     first, second = (peak_mb(tmp_path, wines, data) for data in (small, large))
     assert pq.read_metadata(tmp_path / "o.parquet").num_rows == 160_000
     assert second < first + 100
-    assert second < large.stat().st_size / 1e6
 
 
 LINES = st.lists(

@@ -36,7 +36,10 @@ def workers_of(pid: int) -> list[int]:
 
 
 def _children(task: Path) -> list[str]:
-    return (task / "children").read_text().split()
+    try:
+        return (task / "children").read_text().split()
+    except OSError:  # the thread ended meanwhile
+        return []
 
 
 def _command(pid: int) -> bytes:

@@ -98,7 +98,7 @@ def _arguments_of(
     types = get_type_hints(verb, None, _Names(verb.__globals__))
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(verb).parameters.values():
-        if parameter.name in _OURS:
+        if parameter.name in _OURS or parameter.kind is parameter.VAR_POSITIONAL:
             continue
         is_required = parameter.default is inspect.Parameter.empty
         default = ... if is_required else parameter.default

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from fairlead.backends.memory import release_memory, resident_bytes
+from fairlead.backends.memory import release_memory, release_program_text, resident_bytes
 from fairlead.core.bundle import Bundle
 from fairlead.core.errors import UnavailableError
 from fairlead.serve.inference.dataplane import Dataplane
@@ -136,6 +136,8 @@ class Loader:
 
     async def _make_room(self, needed_bytes: int, but: Version | None = None) -> None:
         """Unload what was not used for longest until so much room is left, as far as it goes."""
+        if self._room() < needed_bytes:
+            release_program_text()
         while self._room() < needed_bytes:
             idle = [version for version in self._loaded() if version is not but]
             if not idle:
