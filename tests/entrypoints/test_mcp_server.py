@@ -413,7 +413,7 @@ def test_a_cancelled_call_ends_and_makes_room_for_the_next(bundles, tmp_path):
             # Without a failure it sends this many requests, which takes minutes.
             await client.call_tool(
                 "roll_out",
-                {"baseline": "baseline", "candidate": "baseline", **rows,
+                {"baseline": "baseline", "candidate": "candidate", **rows,
                  "settings": {"max_requests": 10**6}},
                 progress_callback=hear,
             )  # fmt: skip
