@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PROCESSES ?= 2
+PROCESSES ?= 3
 
 .PHONY: help setup run test check fmt lint type imports docs bench clean
 
