@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from fairlead.core.workspace import Workspace
 
 __all__ = ["ServerHandle", "check_port", "port_error", "spawn_server"]
 
+_ENDING_S = 30.0
+_LOOK_S = 0.1
 _TAIL_LINES = 12
 
 
@@ -158,8 +161,7 @@ def spawn_server(
         WorkspaceError: The workspace cannot be written.
     """
     check_service_name(name)
-    if any(item.is_alive and item.endpoint.service == name for item in list_services(workspace)):
-        raise name_taken(workspace, name)
+    _await_free_name(workspace, name)
     check_port(host, http_port)
     command = [sys.executable, "-m", "fairlead", "serve", "start", *map(str, (bundle, *more))]
     command += ["--name", name, "--host", host, "--http-port", str(http_port), "--json"]
@@ -174,6 +176,33 @@ def spawn_server(
     if not detach:
         command += ["--until-stdin-closes"]
     return _start(command, workspace, name, detach=detach, timeout_s=ready_timeout_s)
+
+
+def _await_free_name(workspace: Workspace, name: str) -> None:
+    """Wait for a server of that name that ends already, for example because its parent died.
+
+    Raises:
+        ConflictError: One of that name answers, or does not end.
+    """
+    limit = time.monotonic() + _ENDING_S
+    while True:
+        living = [s for s in list_services(workspace) if s.is_alive and s.endpoint.service == name]
+        if not living:
+            return
+        if time.monotonic() > limit or any(_is_ready(one.endpoint.url) for one in living):
+            raise name_taken(workspace, name)
+        time.sleep(_LOOK_S)
+
+
+def _is_ready(url: str) -> bool:
+    """Say whether a server takes requests; one behind TLS is taken at its word."""
+    if not url.startswith("http://"):
+        return True
+    try:
+        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=1) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _start(
