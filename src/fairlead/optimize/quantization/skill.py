@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fairlead.backends.imports import load_attribute
+from fairlead.backends.judges import judge_for
 from fairlead.backends.model_probe import probe_models
 from fairlead.backends.onnx_divergence import layer_divergence
 from fairlead.backends.onnx_graph import library_versions, parse_graph
@@ -15,7 +15,7 @@ from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle
 from fairlead.core.comparison import LayerDivergence
 from fairlead.core.dataset import Dataset, bind
-from fairlead.core.errors import ConfigError, DataError, ModelError
+from fairlead.core.errors import DataError, ModelError
 from fairlead.core.ports import Feeds, Progress, SilentProgress
 from fairlead.core.report import Finding, Measure, Outcome
 from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, keep
@@ -42,7 +42,6 @@ from fairlead.optimize.quantization.workbench import Workbench
 __all__ = ["quantize"]
 
 _TITLE = "Quantization"
-_METRICS = {"auto", "cosine", "neighbours"}
 _LARGEST_BYTES = 2 * 1024**3
 _MOST_CONFIRMATIONS = 2
 _TUNE = "`fairlead optimize tune` may still make it faster on this machine"
@@ -92,7 +91,7 @@ def quantize(
     if config.runtime == "openvino" and not has_openvino():
         install = "pip install 'fairlead[openvino]'"
         return _keep(bundle, "OpenVINO is not installed", out, install)
-    judge = _judge(bundle, config)
+    judge = judge_for(bundle, metric=config.metric, budget=config.max_drop, seed=config.seed)
     bench = _Bench.prepare(bundle, data, calibration, config, judge)
     says.begin("quantize", 4)
     try:
@@ -168,18 +167,6 @@ class _Confirmed:
     contender: Contender
     comparison: Comparison
     confirmations: int
-
-
-def _judge(bundle: Bundle, config: QuantizationConfig) -> Judge:
-    function = None
-    if ":" in config.metric:
-        function = load_attribute(config.metric)
-    elif config.metric not in _METRICS:
-        raise ConfigError(
-            f"there is no metric `{config.metric}`",
-            hint=f"choose {', '.join(sorted(_METRICS))}, or name a function as module:function",
-        )
-    return Judge(bundle.manifest, config.max_drop, config.metric, function, config.seed)
 
 
 def _recipes(work: Workbench) -> tuple[tuple[Recipe, ...], tuple[str, ...]]:

@@ -12,16 +12,17 @@ import mmap
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fairlead.serve.inference.anonymous_file import anonymous_file
 
-__all__ = ["Acceptor", "OpenCounts", "new_open_counts"]
+__all__ = ["Acceptor", "OpenCounts", "listen", "new_open_counts"]
 
 _COUNT = struct.Struct("<q")
 _ABSENT = -1
 _MOST_WORKERS = 256
 _LISTENERS = 2
+_BACKLOG = 2048
 _PAUSE_S = 0.002
 _MOST_PAUSES = 10
 """A worker that shall take the next connection may be busy: after this the others take it."""
@@ -150,3 +151,52 @@ class Acceptor:
             )
         except (OSError, ConnectionError):
             client.close()  # The handshake failed, or the client left.
+
+
+async def listen(
+    sockets: Sequence[socket.socket],
+    protocol: Callable[[], asyncio.Protocol],
+    n_open: Callable[[], int],
+    *,
+    context: ssl.SSLContext | None,
+    counts: OpenCounts | None,
+    handshake_timeout_s: float,
+) -> list[asyncio.Server | Acceptor]:
+    """Take connections from sockets, alone or in turn with other workers.
+
+    Args:
+        sockets: Bound sockets.
+        protocol: Makes the protocol of one connection.
+        n_open: Returns how many connections there are.
+        context: What TLS needs, or None for plain connections.
+        counts: Shared with the other workers, or None without any.
+        handshake_timeout_s: Longest time for the handshake of TLS, in seconds.
+
+    Returns:
+        What `close` stops.
+    """
+    loop = asyncio.get_running_loop()
+    found: list[asyncio.Server | Acceptor] = []
+    for listener in sockets:
+        listener.setblocking(False)
+        if counts is None:
+            server = await loop.create_server(
+                protocol,
+                sock=listener,
+                ssl=context,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=handshake_timeout_s if context else None,
+            )
+            found.append(server)
+            continue
+        acceptor = Acceptor(
+            listener,
+            counts,
+            protocol=protocol,
+            n_open=n_open,
+            context=context,
+            handshake_timeout_s=handshake_timeout_s,
+        )
+        acceptor.start()
+        found.append(acceptor)
+    return found

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import AccessError
-from fairlead.serve.inference.accepting import Acceptor, OpenCounts
+from fairlead.serve.inference.accepting import Acceptor, OpenCounts, listen
 from fairlead.serve.inference.grpc.call import Call, OnMessage
 from fairlead.serve.inference.grpc.connection import Connection
 from fairlead.serve.inference.grpc.doorman import Doorman
@@ -83,39 +83,17 @@ class GrpcServer:
         counts: OpenCounts | None = None,
     ) -> None:
         """Listen on sockets; with a context, over TLS; with counts, in turn with other workers."""
-        loop = asyncio.get_running_loop()
-        timeout_s = self._limits.stall_s if context else None
-        for listener in sockets:
-            listener.setblocking(False)
-            if counts is not None:
-                self._servers.append(self._accept_in_turn(listener, context, counts))
-                continue
-            self._servers.append(
-                await loop.create_server(
-                    self._connection,
-                    sock=listener,
-                    ssl=context,
-                    backlog=2048,
-                    ssl_handshake_timeout=timeout_s,
-                )
-            )
+        self._servers += await listen(
+            sockets,
+            self._connection,
+            lambda: len(self._connections),
+            context=context,
+            counts=counts,
+            handshake_timeout_s=self._limits.stall_s,
+        )
 
     def _connection(self) -> Connection:
         return Connection(self._begin, self._limits, self._connections)
-
-    def _accept_in_turn(
-        self, listener: socket.socket, context: ssl.SSLContext | None, counts: OpenCounts
-    ) -> Acceptor:
-        acceptor = Acceptor(
-            listener,
-            counts,
-            protocol=self._connection,
-            n_open=lambda: len(self._connections),
-            context=context,
-            handshake_timeout_s=self._limits.stall_s,
-        )
-        acceptor.start()
-        return acceptor
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from fairlead.serve.inference.accepting import Acceptor, OpenCounts
+from fairlead.serve.inference.accepting import Acceptor, OpenCounts, listen
 from fairlead.serve.inference.http.connection import Connection
 from fairlead.serve.inference.http.exchange import Exchange, Sender
 from fairlead.serve.inference.http.head import Head, HttpError
@@ -73,36 +73,15 @@ class HttpServer:
         counts: OpenCounts | None = None,
     ) -> None:
         """Listen on sockets; with a context, over TLS; with counts, in turn with other workers."""
-        loop = asyncio.get_running_loop()
-        for listener in sockets:
-            listener.setblocking(False)
-            if counts is not None:
-                self._servers.append(self._accept_in_turn(listener, context, counts))
-                continue
-            self._servers.append(
-                await loop.create_server(
-                    lambda: Connection(self),
-                    sock=listener,
-                    ssl=context,
-                    backlog=2048,
-                    ssl_handshake_timeout=self.limits.header_timeout_s if context else None,
-                )
-            )
-        self._sweep(loop)
-
-    def _accept_in_turn(
-        self, listener: socket.socket, context: ssl.SSLContext | None, counts: OpenCounts
-    ) -> Acceptor:
-        acceptor = Acceptor(
-            listener,
-            counts,
-            protocol=lambda: Connection(self),
-            n_open=lambda: len(self.connections),
+        self._servers += await listen(
+            sockets,
+            lambda: Connection(self),
+            lambda: len(self.connections),
             context=context,
+            counts=counts,
             handshake_timeout_s=self.limits.header_timeout_s,
         )
-        acceptor.start()
-        return acceptor
+        self._sweep(asyncio.get_running_loop())
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.
