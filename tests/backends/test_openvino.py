@@ -1,5 +1,9 @@
 """OpenVINO as a runtime; everything here is skipped where it is not installed."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -53,3 +57,29 @@ def test_settings_choose_the_precision_of_what_is_not_quantized() -> None:
     exact = OpenVinoRunner(model, SETTINGS).run(ROWS)["y"]
     known = OnnxRunner(model).run(ROWS)["y"]
     np.testing.assert_allclose(exact, known, atol=1e-5)
+
+
+LISTENING = """
+import sys
+
+def hear(event, details):
+    if event.startswith("socket.") or event == "urllib.Request":
+        sys.exit(f"{event} {details}")
+
+sys.addaudithook(hear)
+from fairlead.backends.openvino import OpenVinoRunner
+OpenVinoRunner(sys.argv[1])
+"""
+
+
+@needs_openvino
+def test_running_a_model_reports_to_nobody(tmp_path) -> None:
+    (tmp_path / "model.onnx").write_bytes(write_graph(zoo.dense()))
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING, str(tmp_path / "model.onnx")],
+        env={**os.environ, "HOME": str(home)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (home / "intel").exists()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.backends.openvino import OPENVINO, load_openvino
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.errors import FairleadError
 from fairlead.core.files import scratch_folder
@@ -98,8 +99,8 @@ def _main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text())
     settings = [RuntimeSettings.model_validate(item["runtime"]) for item in job["items"]]
     __import__("onnxruntime")
-    if any(one.execution_provider == "OpenVINO" for one in settings):
-        __import__("openvino")
+    if any(one.execution_provider == OPENVINO for one in settings):
+        load_openvino()
     for place, runtime in enumerate(settings):
         process = os.fork()
         if process == 0:

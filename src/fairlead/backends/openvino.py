@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,17 +17,34 @@ from fairlead.core.extras import requires
 from fairlead.core.ports import Array, Feeds
 from fairlead.core.signature import Signature, conform
 
-__all__ = ["OPENVINO", "OpenVinoRunner", "has_openvino"]
+__all__ = ["OPENVINO", "OpenVinoRunner", "has_openvino", "load_openvino"]
 
 OPENVINO = "OpenVINO"
 """The execution provider of a bundle that OpenVINO runs."""
 
 _HINT = "choose another execution provider with `fairlead optimize tune`"
+_TELEMETRY = "openvino_telemetry"
 
 
 def has_openvino() -> bool:
     """Whether the library is installed; it is not loaded."""
     return find_spec("openvino") is not None
+
+
+def load_openvino() -> Any:  # noqa: ANN401 (untyped library)
+    """Import the library without its telemetry.
+
+    Importing OpenVINO reports the use to its makers, even before a model is read. It does without
+    that where its telemetry package is not installed, so it is told that it is not.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    with requires("openvino", needed_by="running a model with OpenVINO"):
+        if _TELEMETRY not in sys.modules:
+            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+        import openvino
+    return openvino
 
 
 class OpenVinoRunner:
@@ -50,8 +68,7 @@ class OpenVinoRunner:
             ModelError: OpenVINO cannot read or compile the model.
             MissingExtraError: OpenVINO is not installed.
         """
-        with requires("openvino", needed_by="running a model with OpenVINO"):
-            import openvino
+        openvino = load_openvino()
         chosen = settings or RuntimeSettings(intra_op_threads=1)
         # By itself OpenVINO computes in bf16 wherever the CPU can, without a word.
         precision = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[chosen.float_precision]
