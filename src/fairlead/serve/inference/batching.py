@@ -179,6 +179,12 @@ class BatchQueue:
             item.is_over = True
             self._pending -= 1
 
+    def rest(self) -> None:
+        """Stop the clock of a queue that holds nothing: the event loop refers to it by that."""
+        if self._reaper is not None and not self._pending:
+            self._reaper.cancel()
+            self._reaper, self._reaps_at = None, math.inf
+
     def close(self) -> None:
         """Let running batches end and free the threads."""
         self._executor.shutdown(wait=True)

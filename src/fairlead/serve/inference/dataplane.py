@@ -385,6 +385,10 @@ class Dataplane:
         while self.n_pending or self._shadows or self._n_held:
             await asyncio.sleep(0.002)
         self._tell_observers()
+        for observer in self._observers:
+            observer(())
+        for arm in self.arms.values():
+            arm.queue.rest()
 
     def close(self) -> None:
         """Free the models."""

@@ -142,7 +142,7 @@ class ServingMetrics:
         for served in requests:
             if served.parts_ms:
                 self._count_steps(served.arm, served.parts_ms)
-        if len(self._fresh) >= _FOLD:
+        if len(self._fresh) >= _FOLD or not requests:
             self._fold()
 
     def _fold(self) -> None:

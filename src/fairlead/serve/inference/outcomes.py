@@ -77,7 +77,7 @@ class OutcomeRing:
                         _kept(served),
                     )
                 )
-        if len(fresh) >= _FOLD:
+        if len(fresh) >= _FOLD or not requests:
             self._fold()
 
     def read(self, after: int, limit: int) -> dict[str, Any]:

@@ -57,7 +57,9 @@ class ServedRequest(NamedTuple):
 
 
 Observer = Callable[[Sequence[ServedRequest]], None]
-"""Told of requests some at a time, in the order in which they ended; it must not raise."""
+"""Told of requests some at a time, in the order in which they ended; it must not raise.
+
+No requests at all say that a model is about to go: nothing may refer to it from then on."""
 
 
 @runtime_checkable
