@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairlead.core.evidence import EvidenceStore
 from fairlead.core.ports import Progress, SilentProgress
@@ -35,15 +36,26 @@ class Context:
     progress: Progress = field(default_factory=SilentProgress)
 
     @classmethod
-    def open(cls, *, home: Path | None = None, progress: Progress | None = None) -> Context:
+    def open(
+        cls,
+        *,
+        home: Path | None = None,
+        progress: Progress | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Context:
         """Open the workspace named by argument, environment or default.
+
+        Args:
+            home: Folder of the workspace; None leaves it to the settings.
+            progress: Hears how far the work is.
+            settings: `Settings` that win over environment and file; None leaves one to them.
 
         Raises:
             WorkspaceError: The workspace cannot be written.
             ConfigError: A setting has a wrong value.
         """
-        settings = Settings.load(home=home)
-        return cls(Workspace.open(settings), settings, progress or SilentProgress())
+        found = Settings.load(home=home, **(settings or {}))
+        return cls(Workspace.open(found), found, progress or SilentProgress())
 
     @cached_property
     def evidence(self) -> EvidenceStore:

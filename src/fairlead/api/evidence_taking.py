@@ -13,6 +13,7 @@ from fairlead.core.files import digest_bytes
 from fairlead.router.answers import QuestionId
 
 if TYPE_CHECKING:
+    from fairlead.api.service_place import Place
     from fairlead.core.artifact import Artifact
     from fairlead.core.bundle import Bundle
     from fairlead.core.ports import Feeds
@@ -54,7 +55,7 @@ def _time(sources: Sources, context: Context) -> list[Evidence]:
 
         place = find_place(sources.url, context)
         context.progress.begin(f"time the requests of {place.service}")
-        return time_service(place, _feeds(place.url, place.service, sources))
+        return time_service(place, _feeds(place, sources))
     from fairlead.api.in_process_timing import time_in_process
     from fairlead.core.artifact import Artifact
 
@@ -129,14 +130,14 @@ def _bundle(artifact: Artifact, sources: Sources, context: Context) -> Bundle:
     return packed.noun
 
 
-def _feeds(url: str, service: str, sources: Sources) -> Feeds | None:
+def _feeds(place: Place, sources: Sources) -> Feeds | None:
     """Return the rows as a service takes them, or None when there are none to send."""
     if sources.data is None:
         return None
     from fairlead.backends.senders import read_model
     from fairlead.core.dataset import bind
 
-    signature = read_model(url, service).signature
+    signature = read_model(place.url, place.service, access=place.access).signature
     rows = load_rows(sources)
     columns: tuple[str, ...] = ()
     bundle = bundle_of(sources)

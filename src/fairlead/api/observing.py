@@ -189,13 +189,13 @@ def _logged_times(context: Context, service: str, since: str | None) -> ServiceT
 def _probed_times(
     context: Context, service: str, url: str | None, probe: int, feeds: dict[str, Array] | None
 ) -> ServiceTimes:
-    from fairlead.backends.endpoint import find_endpoint
+    from fairlead.api.doors import find_door
     from fairlead.backends.request_probe import probe_url
     from fairlead.observe.debugging import ServiceTimes
 
-    target = url or find_endpoint(context.workspace, service)[0].url
-    times = probe_url(target, service, feeds, requests=probe or _PROBED)
-    return ServiceTimes(service, times, f"sent to {target} one after the other")
+    door = find_door(url or service, context)
+    times = probe_url(door.url, service, feeds, requests=probe or _PROBED, access=door.access)
+    return ServiceTimes(service, times, f"sent to {door.url} one after the other")
 
 
 def _feeds(

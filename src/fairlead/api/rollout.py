@@ -15,6 +15,7 @@ from fairlead.core.errors import NotFoundError, SignatureError, UsageError
 from fairlead.core.report import Outcome
 
 if TYPE_CHECKING:
+    from fairlead.backends.endpoint import ServerHandle
     from fairlead.core.dataset import Array, Dataset
     from fairlead.serve.rollout import RolloutConfig, RolloutJournal, RolloutState
 
@@ -71,7 +72,7 @@ def roll_out(
             trust=trust,
         ) as server,
         contextlib.closing(server.client()) as client,
-        _replayed(rows, arms, config, server.endpoint.url, name) as traffic,
+        _replayed(rows, arms, config, server) as traffic,
     ):
         outcome = rollout.roll_out(
             server.endpoint,
@@ -229,16 +230,23 @@ def _labelled(dataset: Dataset, bundle: Bundle) -> Dataset:
 
 @contextlib.contextmanager
 def _replayed(
-    rows: _Rows, arms: Mapping[str, Bundle], config: RolloutConfig, url: str, name: str
+    rows: _Rows, arms: Mapping[str, Bundle], config: RolloutConfig, server: ServerHandle
 ) -> Iterator[Any]:
     import uuid
 
+    from fairlead.backends.access import Access
     from fairlead.backends.senders import sender_factory
     from fairlead.serve.rollout import ReplayTraffic
 
     signature = arms["baseline"].signature
     traffic = ReplayTraffic(
-        sender_factory(url, name, rows.feeds, signature),
+        sender_factory(
+            server.endpoint.url,
+            server.endpoint.service,
+            rows.feeds,
+            signature,
+            access=Access.of_endpoint(server.endpoint, server.admin_token),
+        ),
         n_rows=rows.n_rows,
         config=config,
         manifests={arm: bundle.manifest for arm, bundle in arms.items()},

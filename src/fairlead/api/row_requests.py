@@ -32,6 +32,7 @@ class RowAnswer:
 
 def send_rows(
     endpoint: Endpoint,
+    admin_token: str,
     bundle: Bundle,
     feeds: Mapping[str, Array],
     *,
@@ -42,6 +43,7 @@ def send_rows(
 
     Args:
         endpoint: Where the server answers.
+        admin_token: Opens it where it asks for credentials.
         bundle: What it serves; names the datatypes.
         feeds: Input tensors, first dimension the rows.
         id_prefix: The request of row i has the id `<prefix>-<i>`.
@@ -53,11 +55,13 @@ def send_rows(
     Raises:
         EndpointError: A request was not answered with a result.
     """
+    from fairlead.backends.access import Access
     from fairlead.backends.senders import client_name, sender_factory
 
     total = first_dimension(feeds)
-    progress.begin(f"sending requests with {client_name()}", total)
-    connect = sender_factory(endpoint.url, endpoint.service, feeds, bundle.signature)
+    progress.begin(f"sending requests with {client_name(endpoint.url)}", total)
+    access = Access.of_endpoint(endpoint, admin_token)
+    connect = sender_factory(endpoint.url, endpoint.service, feeds, bundle.signature, access=access)
     with closing(connect()) as sender:
         for row in range(total):
             request = f"{id_prefix}-{row}"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairlead.api.context import Context
+from fairlead.api.doors import Door, find_door
 from fairlead.core.bundle import Bundle
 from fairlead.core.errors import DataError, EndpointError, UsageError
 from fairlead.core.files import user_path
 from fairlead.core.report import Outcome
 
 if TYPE_CHECKING:
+    from fairlead.backends.access import Access
     from fairlead.core.ports import Feeds
     from fairlead.core.signature import Signature
     from fairlead.serve.scaling import LoadTest, ScalingPlan
@@ -153,6 +155,7 @@ class _Target:
     service: str
     subject: str
     bodies: list[bytes]
+    access: Access
 
     @property
     def n_rows(self) -> int:
@@ -161,7 +164,7 @@ class _Target:
     def sender(self, timeout_s: float) -> Any:  # noqa: ANN401 (a factory of senders)
         from fairlead.backends.senders import RawSender
 
-        return lambda: RawSender(self.url, self.bodies, timeout_s=timeout_s)
+        return lambda: RawSender(self.url, self.bodies, timeout_s=timeout_s, access=self.access)
 
 
 @contextlib.contextmanager
@@ -174,25 +177,25 @@ def _open_target(
     *,
     trust: bool,
 ) -> Iterator[_Target]:
-    from fairlead.backends.endpoint import find_endpoint, spawn_server
+    from fairlead.backends.endpoint import spawn_server
     from fairlead.serve.scaling import check_loopback
 
     text = str(target)
     if "://" in text:
-        url = check_loopback(text)
-        yield _described(url, model or _service_at(url, ctx), data, labels, ())
+        door = find_door(check_loopback(text), ctx)
+        yield _described(door, model or _model_of(door), data, labels, ())
     elif user_path(text).is_dir():
         bundle = Bundle.open(text)
         _check_rows(bundle, data, labels)
         name = f"scale-{bundle.version}"
-        with spawn_server(bundle.path, workspace=ctx.workspace, name=name, trust=trust) as server:
+        with spawn_server(bundle.path, workspace=ctx.workspace, name=name, trust=trust):
             columns = bundle.manifest.feature_columns
-            found = _described(server.endpoint.url, name, data, labels, columns)
-            yield _Target(found.url, name, bundle.digest, found.bodies)
+            found = _described(find_door(name, ctx), name, data, labels, columns)
+            yield replace(found, subject=bundle.digest)
     else:
-        endpoint, _ = find_endpoint(ctx.workspace, text)
-        check_loopback(endpoint.url)
-        yield _described(endpoint.url, endpoint.service, data, labels, ())
+        door = find_door(text, ctx)
+        check_loopback(door.url)
+        yield _described(door, model or _model_of(door), data, labels, ())
 
 
 def _check_rows(bundle: Bundle, data: str, labels: str | None) -> None:
@@ -205,21 +208,26 @@ def _check_rows(bundle: Bundle, data: str, labels: str | None) -> None:
 
 
 def _described(
-    url: str, service: str, data: str, labels: str | None, columns: tuple[str, ...]
+    door: Door, service: str, data: str, labels: str | None, columns: tuple[str, ...]
 ) -> _Target:
     """Ask the server what its model takes, and prepare one request per row."""
     from fairlead.backends.datasets import load_dataset
     from fairlead.backends.senders import prepare_requests, read_model
     from fairlead.core.dataset import bind
 
-    described = read_model(url, service)
+    described = read_model(door.url, service, access=door.access)
     rows = load_dataset(data, labels=labels)
     feeds: Feeds = bind(rows, described.signature, feature_columns=columns)
     _check_finite(feeds, described.signature, is_binary=described.is_binary)
     bodies = prepare_requests(
-        url, service, feeds, described.signature, is_binary=described.is_binary
+        door.url,
+        service,
+        feeds,
+        described.signature,
+        is_binary=described.is_binary,
+        access=door.access,
     )
-    return _Target(url.rstrip("/"), service, f"service:{service}", bodies)
+    return _Target(door.url.rstrip("/"), service, f"service:{service}", bodies, door.access)
 
 
 def _check_finite(feeds: Feeds, signature: Signature, *, is_binary: bool) -> None:
@@ -237,13 +245,11 @@ def _check_finite(feeds: Feeds, signature: Signature, *, is_binary: bool) -> Non
             )
 
 
-def _service_at(url: str, ctx: Context) -> str:
-    from fairlead.backends.endpoint import list_services
-
-    for record in list_services(ctx.workspace):
-        if record.is_alive and record.endpoint.url.rstrip("/") == url.rstrip("/"):
-            return record.endpoint.service
+def _model_of(door: Door) -> str:
+    if door.endpoint is not None:
+        return door.endpoint.service
     raise EndpointError(
-        f"no service of this workspace answers at {url}, so the name of its model is not known",
+        f"no service of this workspace answers at {door.url}, so the name of its model is not "
+        "known",
         hint="name the model with --model",
     )

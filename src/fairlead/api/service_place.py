@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from fairlead.api.context import Context
+from fairlead.backends.access import OPEN, Access
 from fairlead.core.endpoint import Endpoint
-from fairlead.core.errors import DataError, EndpointError, NotFoundError, UsageError
+from fairlead.core.errors import AccessError, DataError, EndpointError, NotFoundError, UsageError
 from fairlead.core.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ class Place:
         url: Where the caller's requests go, perhaps through a proxy.
         service: Name of the service.
         endpoint: The server behind it, when the workspace started it.
-        admin_token: Opens that server's control endpoints; it is sent nowhere else.
+        access: What is shown at `url`, and trusted there.
+        inside: Opens the endpoint's own address; its token is sent nowhere else.
     """
 
     url: str
     service: str
     endpoint: Endpoint | None = None
-    admin_token: str = ""
+    access: Access = OPEN
+    inside: Access = OPEN
 
     @property
     def subject(self) -> str:
@@ -58,18 +61,22 @@ def find_place(reference: str, context: Context) -> Place:
 
     if "://" not in reference:
         endpoint, token = find_endpoint(context.workspace, reference)
-        return Place(endpoint.url, endpoint.service, endpoint, token)
+        access = Access.of_endpoint(endpoint, token)
+        return Place(endpoint.url, endpoint.service, endpoint, access, access)
     url, named = _checked_url(reference)
     alive = [record for record in list_services(context.workspace) if record.is_alive]
     known = {record.endpoint.url.rstrip("/"): record for record in alive}
     if url in known:
         endpoint = known[url].endpoint
-        return Place(url, endpoint.service, endpoint, known[url].admin_token)
-    service = named or _served_at(url)
+        access = Access.of_endpoint(endpoint, known[url].admin_token)
+        return Place(url, endpoint.service, endpoint, access, access)
+    shown = Access.of_settings(context.settings)
+    service = named or _served_at(url, shown)
     for record in alive:
         if record.endpoint.service == service:
-            return Place(url, service, record.endpoint, record.admin_token)
-    return Place(url, service)
+            inside = Access.of_endpoint(record.endpoint, record.admin_token)
+            return Place(url, service, record.endpoint, shown, inside)
+    return Place(url, service, access=shown)
 
 
 def _checked_url(reference: str) -> tuple[str, str]:
@@ -87,13 +94,13 @@ def _checked_url(reference: str) -> tuple[str, str]:
     return base.rstrip("/"), unquote(rest.split("/")[0])
 
 
-def _served_at(url: str) -> str:
+def _served_at(url: str, access: Access) -> str:
     from fairlead.backends.endpoint import EndpointClient
 
-    with closing(EndpointClient(url, "", timeout_s=10.0)) as client:
+    with closing(EndpointClient(url, "", timeout_s=10.0, access=access)) as client:
         try:
             text = client.metrics()
-        except (NotFoundError, DataError):
+        except (NotFoundError, DataError, AccessError):
             text = ""
     found = re.search(r'^fairlead_\w+\{[^}]*model="([^"]+)"', text, re.MULTILINE)
     if found is None:
@@ -117,7 +124,7 @@ class Meters:
         """
         try:
             return cls(_sums_of_metrics(client.metrics()) or _sums_of_statistics(client))
-        except (NotFoundError, DataError):
+        except (NotFoundError, DataError, AccessError):
             return cls(_sums_of_statistics(client))
 
     def since(self, before: Meters | None) -> Meters:

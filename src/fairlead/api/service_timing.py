@@ -60,16 +60,15 @@ def time_service(place: Place, feeds: Feeds | None) -> list[Evidence]:
 def _client(place: Place) -> EndpointClient:
     from fairlead.backends.endpoint import EndpointClient
 
-    if place.endpoint is None:
-        return EndpointClient(place.url, place.service, place.admin_token)
-    at = place.endpoint.model_copy(update={"url": place.url, "service": place.service})
-    return EndpointClient.of(at, place.admin_token)
+    return EndpointClient(place.url, place.service, access=place.access)
 
 
 def _inside(place: Place) -> EndpointClient | None:
+    from fairlead.backends.endpoint import EndpointClient
+
     if place.endpoint is None:
         return None
-    return _client(place)
+    return EndpointClient(place.endpoint.url, place.endpoint.service, access=place.inside)
 
 
 def _send(client: EndpointClient, feeds: Feeds) -> dict[str, float]:

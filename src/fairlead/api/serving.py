@@ -1,26 +1,20 @@
-"""Serving: start, find and stop servers, and score files in batches."""
+"""Serving: start and stop servers, and score files in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from fairlead.api.context import Context
 from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
-from fairlead.core.errors import FairleadError, NotFoundError
-from fairlead.core.report import Finding, Measure, Outcome, Report, Table
+from fairlead.core.report import Outcome, Report
 
-if TYPE_CHECKING:
-    from fairlead.backends.services import ServiceRecord
-
-__all__ = ["run_server", "score_batch", "serve", "service_status", "stop_service"]
+__all__ = ["run_server", "score_batch", "serve", "stop_service"]
 
 _SKILL = "model-serving-patterns"
-_COUNTED = "fairlead_predictions_"
-_LOG_COUNTS = ("logged", "dropped", "left_out")
 
 
 def serve(
@@ -177,32 +171,6 @@ def score_batch(
     return ctx.record(score_files(job, ctx.progress))
 
 
-def service_status(
-    name: str | None = None, *, context: Context | None = None
-) -> Outcome[tuple[ServiceRecord, ...]]:
-    """Return the servers of the workspace, dead ones included.
-
-    Args:
-        name: Only this one.
-        context: Surroundings of the call.
-
-    Raises:
-        NotFoundError: No server of that name is recorded.
-    """
-    from fairlead.backends.endpoint import list_services
-
-    ctx = context or Context.open()
-    records = tuple(list_services(ctx.workspace))
-    if name is not None:
-        records = tuple(record for record in records if record.endpoint.service == name)
-        if not records:
-            raise NotFoundError(
-                f"no service `{name}` is recorded in {ctx.workspace.root}",
-                hint="`fairlead serve status` lists the ones that are",
-            )
-    return Outcome(records, _status_report(records, ctx))
-
-
 def stop_service(
     name: str, *, timeout_s: float = 30.0, context: Context | None = None
 ) -> Outcome[Endpoint]:
@@ -229,62 +197,3 @@ def stop_service(
         details={"endpoint": record.endpoint.model_dump(mode="json"), "was_alive": record.is_alive},
     )
     return Outcome(record.endpoint, report)
-
-
-def _status_report(records: Sequence[ServiceRecord], ctx: Context) -> Report:
-    rows, documents = [], []
-    for record in records:
-        end = record.endpoint
-        arms = ", ".join(f"{arm} {digest[7:19]}" for arm, digest in end.arms.items())
-        is_ready, log = _ask(record) if record.is_alive else (False, {})
-        state = "ready" if is_ready else "not ready" if record.is_alive else "dead"
-        counts = tuple(log.get(name, "") for name in _LOG_COUNTS)
-        rows.append((end.service, state, end.url, end.pid, arms, *counts))
-        documents.append(
-            {**end.model_dump(mode="json"), "is_alive": record.is_alive, "prediction_log": log}
-        )
-    alive = sum(record.is_alive for record in records)
-    return Report(
-        skill=_SKILL,
-        title="Services",
-        summary=f"{alive} of {len(records)} recorded services in {ctx.workspace.root} run.",
-        measures=(Measure(name="running_services", value=alive, unit="count"),),
-        findings=_losses(documents),
-        tables=(
-            Table(
-                title="Services",
-                columns=("service", "state", "url", "process", "arms", *_LOG_COUNTS),
-                rows=tuple(rows),
-            ),
-        ),
-        details={"services": documents},
-    )
-
-
-def _losses(documents: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
-    return tuple(
-        Finding(
-            level="warning",
-            text=f"{document['service']} dropped {document['prediction_log']['dropped']:,} "
-            "predictions from its log",
-            advice="look for a full or slow disk, or raise `log_buffer_bytes`",
-        )
-        for document in documents
-        if document["prediction_log"].get("dropped")
-    )
-
-
-def _ask(record: ServiceRecord) -> tuple[bool, dict[str, int]]:
-    """Return whether a server is ready, and what became of its predictions, where it says so."""
-    from fairlead.backends.endpoint import EndpointClient
-
-    with EndpointClient.of(record.endpoint, record.admin_token, timeout_s=5.0) as client:
-        try:
-            lines = client.metrics().splitlines()
-        except FairleadError:
-            lines = []  # Its metrics are switched off, or behind a key.
-        found = (line.rpartition(" ") for line in lines if line.startswith(_COUNTED))
-        log = {name.removeprefix(_COUNTED): value for name, _, value in found}
-        return client.ready(), {
-            name: int(float(log[f"{name}_total"])) for name in _LOG_COUNTS if f"{name}_total" in log
-        }

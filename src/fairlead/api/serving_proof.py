@@ -47,7 +47,14 @@ def prove_serving(
     columns = bundle.manifest.feature_columns
     feeds = bind(data.take(rows), bundle.signature, feature_columns=columns)
     answers = list(
-        send_rows(handle.endpoint, bundle, feeds, id_prefix="proof", progress=context.progress)
+        send_rows(
+            handle.endpoint,
+            handle.admin_token,
+            bundle,
+            feeds,
+            id_prefix="proof",
+            progress=context.progress,
+        )
     )
     wrong = _differing(bundle, feeds, answers)
     latencies = np.array([answer.latency_ms for answer in answers])

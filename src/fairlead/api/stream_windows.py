@@ -41,7 +41,15 @@ def stream_through(
     name = f"watch-{uuid.uuid4().hex[:8]}"
     started = datetime.now(UTC) - timedelta(seconds=1)
     total = 0
-    for _ in send_rows(handle.endpoint, bundle, feeds, id_prefix=name, progress=context.progress):
+    requests = send_rows(
+        handle.endpoint,
+        handle.admin_token,
+        bundle,
+        feeds,
+        id_prefix=name,
+        progress=context.progress,
+    )
+    for _ in requests:
         total += 1
     log = ParquetPredictionLog(context.workspace.predictions)
     deadline = time.monotonic() + _PATIENCE_S

@@ -267,7 +267,28 @@ class Calls:
         may_hedge: bool = False,
         attempts: int | None = None,
     ) -> Steps[dict[str, Any]]:
-        """Send and receive JSON."""
+        """Send JSON and receive an object."""
+        answer = yield from self.document(
+            method, path, document, timeout_s=timeout_s, may_hedge=may_hedge, attempts=attempts
+        )
+        if isinstance(answer, dict):
+            return answer
+        raise EndpointError(
+            f"{self.place.url}{path} answered with {type(answer).__name__}, expected an object",
+            hint="check that the URL is that of a Fairlead server",
+        )
+
+    def document(
+        self,
+        method: str,
+        path: str,
+        document: object = None,
+        *,
+        timeout_s: float | None = None,
+        may_hedge: bool = False,
+        attempts: int | None = None,
+    ) -> Steps[Any]:
+        """Send and receive JSON of any kind."""
         body = None if document is None else json.dumps(document).encode()
         headers = {"Content-Type": "application/json"} if body else {}
         answer = yield from self.checked(
@@ -275,8 +296,8 @@ class Calls:
             attempts=attempts,
         )  # fmt: skip
         try:
-            return dict(json.loads(answer.body))
-        except (ValueError, TypeError) as exc:
+            return json.loads(answer.body)
+        except ValueError as exc:
             raise EndpointError(
                 f"{self.place.url}{path} answered with something that is not JSON: "
                 f"{answer.body[:80]!r}",

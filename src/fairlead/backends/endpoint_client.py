@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
-from fairlead.backends.client import Client, TlsOptions
+from fairlead.backends.access import OPEN, Access
+from fairlead.backends.client import Client
 from fairlead.backends.client_calls import InferResult
 from fairlead.backends.client_policy import RetryPolicy
 from fairlead.core.endpoint import Endpoint, TrafficSplit
+from fairlead.core.errors import EndpointError
 
 __all__ = ["EndpointClient", "InferResult", "OutcomePage", "RequestOutcome"]
 
@@ -70,30 +73,31 @@ class EndpointClient(Client):
         admin_token: str | None = None,
         *,
         timeout_s: float = 30.0,
-        certificate: str | None = None,
-        client_certificate: str | None = None,
+        access: Access = OPEN,
     ) -> None:
         """Remember where the server is; nothing is sent yet.
 
         Args:
             url: Base URL, for example `http://127.0.0.1:8080`.
             service: Name of the service, which is also the name of the model.
-            admin_token: Opens the control endpoints, and the others where they need credentials.
+            admin_token: Opens the control endpoints, and the others where they need credentials;
+                None shows what `access` holds.
             timeout_s: Longest wait for one answer, in seconds.
-            certificate: PEM file of the server's certificate; None trusts the authorities of this
-                machine.
-            client_certificate: PEM file of key and certificate to show.
+            access: Credentials, and the certificates to trust and to show.
 
         Raises:
-            UsageError: It is no URL of a server.
+            UsageError: It is no URL of a server, or a certificate cannot be read.
         """
+        key, token = access.api_key, access.token
+        shown = None if token is None else token.get_secret_value()
         super().__init__(
             url,
             service,
-            token=admin_token,
+            api_key=None if key is None or admin_token else key.get_secret_value(),
+            token=admin_token or shown,
             timeout_s=timeout_s,
             retry=RetryPolicy(attempts=1),
-            tls=_tls_of(certificate, client_certificate),
+            tls=access.tls,
         )
 
     @classmethod
@@ -101,14 +105,8 @@ class EndpointClient(Client):
         cls, endpoint: Endpoint, admin_token: str | None = None, *, timeout_s: float = 30.0
     ) -> Self:
         """Return a client of a server on this machine, with what its record says of TLS."""
-        return cls(
-            endpoint.url,
-            endpoint.service,
-            admin_token,
-            timeout_s=timeout_s,
-            certificate=endpoint.certificate,
-            client_certificate=endpoint.client_certificate,
-        )
+        access = Access.of_endpoint(endpoint, admin_token)
+        return cls(endpoint.url, endpoint.service, timeout_s=timeout_s, access=access)
 
     @property
     def service(self) -> str:
@@ -162,12 +160,52 @@ class EndpointClient(Client):
         """
         return self._run(self._calls.text("/metrics"))
 
+    def index(self) -> list[dict[str, Any]]:
+        """Return every version of every model, with its state and the reason of it.
+
+        Raises:
+            EndpointError: The server cannot be reached, or has no repository.
+        """
+        answer = self._run(self._calls.document("POST", "/v2/repository/index", {}))
+        if isinstance(answer, list) and all(isinstance(item, dict) for item in answer):
+            return answer
+        raise EndpointError(
+            f"{self.url} answered the question for its models with {str(answer)[:80]}",
+            hint="check that the URL is that of a server with the repository extension",
+        )
+
+    def load_model(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Load a model; `Repository.load` says which parameters there are.
+
+        Raises:
+            NotFoundError: There is no such model, version or bundle.
+            DataError: It cannot be loaded; what answered before goes on.
+            AccessError: The caller may not.
+            EndpointError: The server cannot be reached, or failed.
+        """
+        self._change(name, "load", parameters)
+
+    def unload_model(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Unload a model, or its one `version`.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            AccessError: The caller may not.
+            EndpointError: The server cannot be reached, or failed.
+        """
+        self._change(name, "unload", parameters)
+
+    def status(self) -> dict[str, Any]:
+        """Return the workers and models of the service; needs the admin token.
+
+        Raises:
+            EndpointError: The server cannot be reached or refuses.
+        """
+        return self._json("GET", "/fairlead/status")
+
+    def _change(self, name: str, what: str, parameters: Mapping[str, Any]) -> None:
+        path = f"/v2/repository/models/{quote(name, safe='')}/{what}"
+        self._json("POST", path, {"parameters": dict(parameters)})
+
     def _json(self, method: str, path: str, document: object = None) -> dict[str, Any]:
         return self._run(self._calls.json(method, path, document))
-
-
-def _tls_of(certificate: str | None, client_certificate: str | None) -> TlsOptions | None:
-    if certificate is None:
-        return None
-    shown = None if client_certificate is None else Path(client_certificate)
-    return TlsOptions(pinned=Path(certificate), certificate=shown)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.backends.access import OPEN, Access
 from fairlead.backends.endpoint import EndpointClient
 from fairlead.backends.openinference import dtype_name
 from fairlead.core.errors import EndpointError
@@ -28,7 +29,12 @@ _PARTS = {
 
 
 def probe_url(
-    url: str, service: str, feeds: Feeds | None = None, *, requests: int = 200
+    url: str,
+    service: str,
+    feeds: Feeds | None = None,
+    *,
+    requests: int = 200,
+    access: Access = OPEN,
 ) -> RequestTimes:
     """Send single rows one after the other, and time them at both ends.
 
@@ -40,11 +46,12 @@ def probe_url(
         service: Name of the service.
         feeds: Rows to send, one array per input; one row of zeros when None.
         requests: Requests that are timed.
+        access: Credentials, and the certificates to trust and to show.
 
     Raises:
         EndpointError: The server cannot be reached, refuses the rows, or has no such metrics.
     """
-    with EndpointClient(url, service) as client:
+    with EndpointClient(url, service, access=access) as client:
         rows = feeds if feeds is not None else sample_feeds(client.metadata())
         n_rows = first_dimension(rows)
         client_ms = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from fairlead.backends.access import OPEN, Access
 from fairlead.backends.client_calls import Place, encode_inference
 from fairlead.backends.endpoint import EndpointClient
 from fairlead.backends.http_wire import request_bytes
@@ -34,8 +35,14 @@ __all__ = [
 _RAW_ERRORS = (OSError, HTTPException, ValueError, IndexError)
 
 
-def client_name() -> str:
-    """Return the client that `sender_factory` uses: `tritonclient` where it is installed."""
+def client_name(url: str = "") -> str:
+    """Return the client that `sender_factory` uses for a URL.
+
+    `tritonclient` where it is installed; our own over TLS, because only that one can be told to
+    trust a single certificate.
+    """
+    if url.startswith("https://"):
+        return "fairlead"
     try:
         import tritonclient.http  # noqa: F401
     except ImportError:
@@ -44,7 +51,13 @@ def client_name() -> str:
 
 
 def sender_factory(
-    url: str, service: str, feeds: Feeds, signature: Signature, *, timeout_s: float = 30.0
+    url: str,
+    service: str,
+    feeds: Feeds,
+    signature: Signature,
+    *,
+    timeout_s: float = 30.0,
+    access: Access = OPEN,
 ) -> Callable[[], Sender]:
     """Return what opens a connection that sends rows of `feeds`, one per request.
 
@@ -54,26 +67,38 @@ def sender_factory(
         feeds: One array per input, first dimension the rows.
         signature: Datatypes of the inputs.
         timeout_s: Longest wait for one answer, in seconds.
+        access: Credentials, and the certificates to trust and to show.
     """
-    if client_name() == "tritonclient":
-        return lambda: TritonSender(url, service, feeds, signature, timeout_s=timeout_s)
-    return lambda: EndpointSender(url, service, feeds, timeout_s=timeout_s)
+    if client_name(url) == "tritonclient":
+        shown = access.headers()
+        return lambda: TritonSender(
+            url, service, feeds, signature, timeout_s=timeout_s, headers=shown
+        )
+    return lambda: EndpointSender(url, service, feeds, timeout_s=timeout_s, access=access)
 
 
 class TritonSender:
     """Sends through NVIDIA's `tritonclient`, which knows nothing of Fairlead."""
 
     def __init__(
-        self, url: str, service: str, feeds: Feeds, signature: Signature, *, timeout_s: float
+        self,
+        url: str,
+        service: str,
+        feeds: Feeds,
+        signature: Signature,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Open nothing yet; see `sender_factory`."""
         self._feeds = feeds
+        self._headers = headers
         self._caller = TritonCaller(url, service, signature, timeout_s=timeout_s)
 
     def send(self, row: int, request_id: str) -> Answer:
         """Send one row."""
         one = {name: array[row : row + 1] for name, array in self._feeds.items()}
-        return self._caller.infer(one, id=request_id)
+        return self._caller.infer(one, id=request_id, headers=self._headers)
 
     def close(self) -> None:
         """Close the connection."""
@@ -83,9 +108,11 @@ class TritonSender:
 class EndpointSender:
     """Sends through our own client, which needs no further library."""
 
-    def __init__(self, url: str, service: str, feeds: Feeds, *, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, service: str, feeds: Feeds, *, timeout_s: float, access: Access = OPEN
+    ) -> None:
         """Open nothing yet; see `sender_factory`."""
-        self._client = EndpointClient(url, service, timeout_s=timeout_s)
+        self._client = EndpointClient(url, service, timeout_s=timeout_s, access=access)
         self._feeds = feeds
 
     def send(self, row: int, request_id: str) -> Answer:
@@ -112,16 +139,23 @@ class RawSender:
     The client's own cost stays small, so that the server is measured and not the client.
     """
 
-    def __init__(self, url: str, bodies: list[bytes], *, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, bodies: list[bytes], *, timeout_s: float, access: Access = OPEN
+    ) -> None:
         """Open nothing yet.
 
         Args:
             url: Base URL of the server.
             bodies: One whole HTTP request per row; see `prepare_requests`.
             timeout_s: Longest wait for one answer, in seconds.
+            access: Certificates to trust and to show; credentials stand in the requests.
+
+        Raises:
+            UsageError: It is no URL of a server, or a certificate cannot be read.
         """
-        parts = urlsplit(url)
-        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        place = Place.parse(url)
+        self._address = (place.host, place.port)
+        self._tls = access.context() if place.is_tls else None
         self._bodies = bodies
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -143,8 +177,7 @@ class RawSender:
 
     def _exchange(self, body: bytes) -> Answer:
         if self._socket is None:
-            self._socket = socket.create_connection(self._address, self._timeout_s)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = self._connected()
         self._socket.sendall(body)
         head, rest = self._read_until(b"\r\n\r\n", b"")
         status = int(head.split(b" ", 2)[1])
@@ -158,6 +191,15 @@ class RawSender:
         if b"connection: close" in lowered:
             self.close()
         return Answer(status, {}, "" if status < 400 else rest[:200].decode(errors="replace"))
+
+    def _connected(self) -> socket.socket:
+        link = socket.create_connection(self._address, self._timeout_s)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return (
+            link
+            if self._tls is None
+            else self._tls.wrap_socket(link, server_hostname=self._address[0])
+        )
 
     def _read_until(self, mark: bytes, data: bytes) -> tuple[bytes, bytes]:
         while mark not in data:
@@ -182,7 +224,13 @@ class RawSender:
 
 
 def prepare_requests(
-    url: str, service: str, feeds: Feeds, signature: Signature, *, is_binary: bool
+    url: str,
+    service: str,
+    feeds: Feeds,
+    signature: Signature,
+    *,
+    is_binary: bool,
+    access: Access = OPEN,
 ) -> list[bytes]:
     """Write one whole HTTP request per row.
 
@@ -192,12 +240,13 @@ def prepare_requests(
         feeds: One array per input, first dimension the rows.
         signature: Datatypes of the inputs.
         is_binary: Whether the server takes tensors as bytes; else they go as JSON.
+        access: Credentials that every request shows.
     """
     place = Place.parse(url)
     path = f"{place.path}/v2/models/{quote(service)}/infer"
     datatypes = {spec.name: datatype_of(spec.dtype) for spec in signature.inputs}
     # Load is no user: our own server answers it, but keeps it out of the prediction log.
-    headers = {"Connection": "keep-alive", "fairlead-probe": "1"}
+    headers = {"Connection": "keep-alive", "fairlead-probe": "1", **access.headers()}
     count = len(next(iter(feeds.values())))
     requests = []
     for row in range(count):
@@ -220,14 +269,16 @@ class ModelDescription:
     is_binary: bool
 
 
-def read_model(url: str, service: str, *, timeout_s: float = 10.0) -> ModelDescription:
+def read_model(
+    url: str, service: str, *, timeout_s: float = 10.0, access: Access = OPEN
+) -> ModelDescription:
     """Ask any server of the Open Inference Protocol what a model takes.
 
     Raises:
         EndpointError: It cannot be reached, or its answer cannot be understood.
         NotFoundError: It has no such model.
     """
-    with EndpointClient(url, service, timeout_s=timeout_s) as client:
+    with EndpointClient(url, service, timeout_s=timeout_s, access=access) as client:
         model = client.metadata()
         server = client.server_metadata()
     try:

@@ -33,6 +33,20 @@ class Settings(Config):
     """MLflow server that runs and models are mirrored to. `MLFLOW_TRACKING_URI`"""
     admin_token: SecretStr | None = None
     """Bearer token of a server's control endpoints; None makes one up. `FAIRLEAD_ADMIN_TOKEN`"""
+    api_key: SecretStr | None = None
+    """Key that commands show servers of other workspaces. `FAIRLEAD_API_KEY`"""
+    api_key_file: Path | None = None
+    """File that holds that key. `FAIRLEAD_API_KEY_FILE`"""
+    token: SecretStr | None = None
+    """Bearer token that commands show servers of other workspaces. `FAIRLEAD_TOKEN`"""
+    token_file: Path | None = None
+    """File that holds that token. `FAIRLEAD_TOKEN_FILE`"""
+    ca_file: Path | None = None
+    """PEM file of the authorities that such servers are trusted by. `FAIRLEAD_CA_FILE`"""
+    cert_file: Path | None = None
+    """PEM file of the certificate that commands show them. `FAIRLEAD_CERT_FILE`"""
+    cert_key_file: Path | None = None
+    """PEM file of its key, when it is not in the same file. `FAIRLEAD_CERT_KEY_FILE`"""
     cpu_limit: int | None = Field(None, ge=1)
     """CPUs to plan for; None asks the machine. `FAIRLEAD_CPU_LIMIT`"""
     record: bool = True

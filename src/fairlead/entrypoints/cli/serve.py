@@ -16,6 +16,7 @@ from fairlead.entrypoints.cli import (
     serve_container,
     serve_export,
     serve_keys,
+    serve_models,
     serve_rollout,
     serve_scale,
 )
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(serve_rollout.app, name="rollout")
 app.add_typer(serve_scale.app, name="scale")
 app.command("batch")(serve_batch.batch_command)
+app.add_typer(serve_models.app, name="models")
 app.add_typer(serve_keys.app, name="keys")
 app.add_typer(serve_export.app, name="export")
 app.command("container")(serve_container.container_command)
@@ -210,8 +212,11 @@ def status_command(
     name: Annotated[str | None, typer.Argument(help="Name of one service.")] = None,
     json_: JsonFlag = False,
 ) -> None:
-    """List the servers of this workspace; exit code 1 when the named one does not run."""
-    from fairlead.api.serving import service_status
+    """List the servers of this workspace, with the workers and models of each.
+
+    Exit code 1 when the named one does not run.
+    """
+    from fairlead.api.service_status import service_status
 
     outcome = service_status(name)
     finish(outcome, as_json=json_)

@@ -6,6 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from fairlead.entrypoints.cli.access_options import (
+    ApiKeyFile,
+    Ca,
+    Cert,
+    CertKey,
+    TokenFile,
+    shown,
+)
 from fairlead.entrypoints.cli.door import JsonFlag, finish, progress
 from fairlead.entrypoints.cli.serve_container import manifests_command
 
@@ -47,6 +55,11 @@ def press_command(
     model: Model = None,
     seed: Annotated[int, typer.Option(help="Seed of the arrival times.")] = 0,
     trust: Trust = False,
+    api_key_file: ApiKeyFile = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: CertKey = None,
     json_: JsonFlag = False,
 ) -> None:
     """Press a server with an open loop of random arrivals, and find its limit.
@@ -66,6 +79,7 @@ def press_command(
         "connections": connections,
         "seed": seed,
     }
+    access = shown(api_key_file, token_file, ca, cert, key)
     with progress() as bars:
         outcome = load_test(
             target,
@@ -74,7 +88,7 @@ def press_command(
             model=model,
             trust=trust,
             settings=settings,
-            context=Context.open(progress=bars),
+            context=Context.open(progress=bars, settings=access),
         )
     finish(outcome, as_json=json_)
 
@@ -110,6 +124,11 @@ def plan_command(
     model: Model = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     trust: Trust = False,
+    api_key_file: ApiKeyFile = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: CertKey = None,
     json_: JsonFlag = False,
 ) -> None:
     """Find the least number of replicas for a rate and a latency, by simulation.
@@ -130,6 +149,7 @@ def plan_command(
         "max_replicas": max_replicas,
         "seed": seed,
     }
+    access = shown(api_key_file, token_file, ca, cert, key)
     with progress() as bars:
         outcome = scale(
             target,
@@ -140,6 +160,6 @@ def plan_command(
             requests=requests,
             trust=trust,
             settings=settings,
-            context=Context.open(progress=bars),
+            context=Context.open(progress=bars, settings=access),
         )
     finish(outcome, as_json=json_)

@@ -41,6 +41,7 @@ def build_control(service: Service) -> Starlette:
     get, post, put = ["GET"], ["POST"], ["PUT"]
     table: list[tuple[str, Callable[[Request], Awaitable[Response]], list[str]]] = [
         ("/fairlead/service", control.service, get),
+        ("/fairlead/status", control.status, get),
         ("/fairlead/traffic", control.traffic, put),
         ("/fairlead/outcomes", control.outcomes, get),
         ("/v2/repository/index", control.index, post),
@@ -70,6 +71,9 @@ class _Control:
                 "traffic": plane.traffic.split.model_dump(mode="json"),
             }
         )
+
+    async def status(self, _: Request) -> Response:
+        return _json(await self._service.bus.ask("status.read", {}))
 
     async def traffic(self, request: Request) -> Response:
         document = parse_json(await request.body())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import NotFoundError
+from fairlead.serve.inference.status import worker_status
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.service import Service
@@ -14,12 +15,13 @@ __all__ = ["connect_controls"]
 
 
 def connect_controls(service: Service) -> None:
-    """Let the bus reach a worker's traffic, models, metrics and outcomes."""
+    """Let the bus reach a worker's traffic, models, metrics, outcomes and status."""
     controls = _Controls(service)
     bus = service.bus
     bus.on("traffic.set", controls.set_traffic)
     bus.on("metrics.read", controls.read_metrics)
     bus.on("outcomes.read", controls.read_outcomes)
+    bus.on("status.read", controls.read_status)
     bus.on("repository.load", controls.load)
     bus.on("repository.unload", controls.unload)
 
@@ -50,6 +52,9 @@ class _Controls:
         # What is measured is there to be read, also while the default model is not.
         plane = repository.dataplane() if repository.is_loaded() else None
         return {"text": metrics.render(plane).decode()}
+
+    async def read_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        return worker_status(self._service)
 
     async def read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._service.outcomes.read(body["after"], body["limit"])

@@ -290,6 +290,12 @@ def _control_paths() -> Document:
                 "Where the service answers.", "service", free, refusals=("503",), **bearer
             )
         },
+        "/fairlead/status": {
+            "get": _operation(
+                "Its workers and models, and what they hold.", "status", free,
+                refusals=("503",), **bearer,
+            )
+        },
         "/fairlead/traffic": {
             "put": _operation(
                 "Set the shares of the arms.", "setTraffic", _ref("TrafficSplit"),

@@ -183,6 +183,15 @@ class Repository:
         states = states_of(self._models.values())
         return [s for s in states if ready is None or ready == (s.state == "READY")]
 
+    def describe(self, name: str) -> list[tuple[Version, bool]]:
+        """Return the versions of a model, newest first, and which one answers by default.
+
+        Raises:
+            NotFoundError: There is no such model.
+        """
+        model = self._model(name)
+        return [(version, version is model.default) for version in model.newest_first()]
+
     def start(self) -> None:
         """Load what is wanted, before the event loop runs.
 

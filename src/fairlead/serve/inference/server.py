@@ -33,6 +33,7 @@ from fairlead.serve.inference.security.guard import Guard
 from fairlead.serve.inference.security.opening import GuardPlan, open_guard
 from fairlead.serve.inference.security.tls import open_server_context
 from fairlead.serve.inference.served import Observer
+from fairlead.serve.inference.status import Uses
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.grpc import GrpcServer
@@ -77,7 +78,7 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
     from fairlead.serve.inference.service import Service
 
     config = plan.config
-    outcomes = OutcomeRing()
+    outcomes, uses = OutcomeRing(), Uses()
     metrics = None
     if config.metrics:
         metrics = ServingMetrics(name, lambda: log.counts if log else LogCounts(0, 0, 0))
@@ -85,6 +86,7 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
     def observers(model: str) -> list[Observer]:
         # Rollouts decide by the outcomes, and they are about the default model.
         chosen: list[Observer] = [outcomes.observe] if model == name else []
+        chosen.append(uses.observer(model))
         if metrics is not None:
             chosen.append(metrics.observe)
         if log is not None:
@@ -116,7 +118,7 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
     )
     guard = _guard(plan, repository, site)
     token = plan.admin_token or ""
-    service = Service(repository, outcomes, metrics, token, site.bus, site.number, guard)
+    service = Service(repository, outcomes, metrics, token, site.bus, site.number, guard, uses=uses)
     return service
 
 
@@ -156,6 +158,8 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
     server = build_server(service, _http_limits(plan.config))
     grpc = None if site.grpc_listener is None else _grpc_server(plan, service)
     context = _context(plan, site, "http/1.1")
+    servers = [one for one in (server, grpc) if one is not None]
+    service.n_connections = lambda: sum(len(one.connections) for one in servers)
 
     async def live() -> None:
         loop = asyncio.get_running_loop()
@@ -175,8 +179,7 @@ def _serve(plan: ServerPlan, service: Service, site: Site) -> None:
         await stopping.wait()
         service.is_draining = True
         watching.cancel()
-        drains = [one.drain(plan.config.drain_timeout_s) for one in (server, grpc) if one]
-        await asyncio.gather(*drains)
+        await asyncio.gather(*(one.drain(plan.config.drain_timeout_s) for one in servers))
         await service.repository.drain()
 
     _settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fairlead.serve.inference.dataplane import Dataplane
 from fairlead.serve.inference.metrics import ServingMetrics
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.repository import Repository
+from fairlead.serve.inference.status import Uses
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.security.guard import Guard
@@ -32,6 +34,8 @@ class Service:
         guard: Admits requests; None leaves all but administration open.
         endpoint: Where the service answers; set once it listens.
         is_draining: Whether it is about to stop.
+        uses: What each version of each model was asked.
+        n_connections: Returns how many clients are connected to this worker.
     """
 
     repository: Repository
@@ -43,6 +47,8 @@ class Service:
     guard: Guard | None = None
     endpoint: Endpoint | None = None
     is_draining: bool = False
+    uses: Uses = field(default_factory=Uses)
+    n_connections: Callable[[], int] = lambda: 0
 
     @property
     def dataplane(self) -> Dataplane:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from fairlead.serve.inference.accepting import OpenCounts, new_open_counts
 from fairlead.serve.inference.hub import Hub, Member
 from fairlead.serve.inference.merging import MergedMetrics, MergedOutcomes
 from fairlead.serve.inference.security.rate_limits import new_shared_file
+from fairlead.serve.inference.status import merged_status
 
 __all__ = ["Supervision", "Supervisor"]
 
@@ -72,6 +73,7 @@ class _Place:
         member: The same, as the hub knows it.
         since: When it was started, in seconds of `time.monotonic`.
         failures: How often in a row a worker ended soon after its start.
+        restarts: How often a worker of this place was replaced.
     """
 
     number: int
@@ -79,11 +81,17 @@ class _Place:
     member: Member | None = None
     since: float = 0.0
     failures: int = 0
+    restarts: int = 0
 
     @property
     def is_alive(self) -> bool:
         """Whether a process has the place."""
         return self.process is not None and self.process.poll() is None
+
+    def described(self) -> dict[str, Any]:
+        """Return who has the place now, and how often that changed."""
+        pid = self.process.pid if self.process is not None and self.is_alive else None
+        return {"worker": self.number, "pid": pid, "restarts": self.restarts}
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, where there is one."""
@@ -99,7 +107,7 @@ class Supervisor:
         self._work = work
         self._hub = Hub(self._replace)
         self._places = [_Place(number) for number in range(work.n_workers)]
-        self._answers = _ServiceAnswers(self._hub, work.n_workers)
+        self._answers = _ServiceAnswers(self._hub, self._places)
         self._limits = new_shared_file()
         self._counts_file = new_open_counts()
         self._counts = [OpenCounts(self._counts_file, 0, listener=which) for which in (0, 1)]
@@ -193,7 +201,7 @@ class Supervisor:
         if place.failures > _MAX_FAILURES and not self._hub.members:
             self._fail(_refusal(member, code))
             return
-        self._answers.n_restarts += 1
+        place.restarts += 1
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** max(0, place.failures - 1))
         why = "" if member is None or member.failure is None else f" ({member.failure})"
         _log.error("worker %d %s%s; another starts in %g s", place.number, _how(code), why, pause_s)
@@ -253,15 +261,15 @@ class Supervisor:
 class _ServiceAnswers:
     """Answers of the whole service, made of what the workers say."""
 
-    def __init__(self, hub: Hub, n_workers: int) -> None:
+    def __init__(self, hub: Hub, places: Sequence[_Place]) -> None:
         self._hub = hub
-        self._n_workers = n_workers
+        self._places = places
         self._metrics = MergedMetrics()
         self._outcomes = MergedOutcomes()
         self._taking = asyncio.Lock()
-        self.n_restarts = 0
         hub.on("metrics.read", self._read_metrics)
         hub.on("outcomes.read", self._read_outcomes)
+        hub.on("status.read", self._read_status)
 
     def end(self, place: int) -> None:
         """Keep what a worker that ended had told."""
@@ -270,12 +278,17 @@ class _ServiceAnswers:
 
     async def _read_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
         found = await self._hub.each("metrics.read", lambda _: {})
+        n_restarts = sum(place.restarts for place in self._places)
         gauges = [
             ("fairlead_workers", "gauge", "Workers that take requests.", len(self._hub.members)),
-            ("fairlead_worker_restarts_total", "counter", "Workers replaced.", self.n_restarts),
+            ("fairlead_worker_restarts_total", "counter", "Workers replaced.", n_restarts),
         ]
         texts = {place: str(answer["text"]) for place, answer in found.items()}
         return {"text": self._metrics.render(texts, gauges)}
+
+    async def _read_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        found = await self._hub.each("status.read", lambda _: {})
+        return merged_status(found, [place.described() for place in self._places])
 
     async def _read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         # Two readers at once must not number one outcome twice.

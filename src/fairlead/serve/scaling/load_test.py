@@ -33,14 +33,14 @@ def check_loopback(url: str) -> str:
     """Return a URL of this machine, or refuse: pressing somebody else's server is an attack.
 
     Raises:
-        UsageError: The URL is not http, or leads to another machine.
+        UsageError: The URL is neither http nor https, or leads to another machine.
     """
     parts = urlsplit(url)
     try:
         port_is_fine = parts.port is None or parts.port > 0
     except ValueError:
         port_is_fine = False
-    if parts.scheme != "http" or not parts.hostname or not port_is_fine:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_fine:
         raise UsageError(
             f"{url!r} is not the URL of a server on this machine",
             hint="give for example http://127.0.0.1:8080",

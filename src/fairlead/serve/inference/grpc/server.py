@@ -63,7 +63,7 @@ class GrpcServer:
             MissingExtraError: `protobuf` is not installed.
         """
         self._limits = limits or GrpcLimits()
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._servers: list[asyncio.Server | Acceptor] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._doorman = Doorman(service)
@@ -86,14 +86,14 @@ class GrpcServer:
         self._servers += await listen(
             sockets,
             self._connection,
-            lambda: len(self._connections),
+            lambda: len(self.connections),
             context=context,
             counts=counts,
             handshake_timeout_s=self._limits.stall_s,
         )
 
     def _connection(self) -> Connection:
-        return Connection(self._begin, self._limits, self._connections)
+        return Connection(self._begin, self._limits, self.connections)
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.
@@ -105,11 +105,11 @@ class GrpcServer:
         await asyncio.sleep(min(_GRACE_S, timeout_s))
         for server in self._servers:
             server.close()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.drain()
-        while self._connections and perf_counter() < until:
+        while self.connections and perf_counter() < until:
             await asyncio.sleep(_POLL_S)
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.abort()
         for task in list(self._tasks):
             task.cancel()

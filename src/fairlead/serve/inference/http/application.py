@@ -120,6 +120,7 @@ class Application:
             "/v2/repository/models/*/load": {"POST": control},
             "/v2/repository/models/*/unload": {"POST": control},
             "/fairlead/service": {"GET": control},
+            "/fairlead/status": {"GET": control},
             "/fairlead/traffic": {"PUT": control},
             "/fairlead/outcomes": {"GET": control},
             "/docs": {"GET": control},
