@@ -81,6 +81,7 @@ def quantize_command(
             "dynamic-int8",
             "static-int8",
             "smoothquant",
+            "nncf-int8",
             "weight-int8",
             "weight-int4",
             "fp16",

@@ -26,6 +26,7 @@ CARD = SkillCard(
         "dynamic-int8",
         "static-int8",
         "smoothquant",
+        "nncf-int8",
         "weight-int8",
         "weight-int4",
         "fp16",

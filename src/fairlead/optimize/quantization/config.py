@@ -14,6 +14,7 @@ MethodId = Literal[
     "dynamic-int8",
     "static-int8",
     "smoothquant",
+    "nncf-int8",
     "weight-int8",
     "weight-int4",
     "fp16",

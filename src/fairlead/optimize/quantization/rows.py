@@ -85,7 +85,7 @@ def divide(
     return Parts(own, search, last, calibration is not None)
 
 
-_WITH_RANGES = {"static-int8", "smoothquant"}
+_WITH_RANGES = {"static-int8", "smoothquant", "nncf-int8"}
 
 
 def _take_calibration(
