@@ -33,7 +33,7 @@ from fairlead.serve.inference.security.guard import Guard
 from fairlead.serve.inference.security.opening import GuardPlan, open_guard
 from fairlead.serve.inference.security.tls import open_server_context
 from fairlead.serve.inference.served import Observer
-from fairlead.serve.inference.status import Uses
+from fairlead.serve.inference.uses import Uses
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.grpc import GrpcServer

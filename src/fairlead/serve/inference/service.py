@@ -12,7 +12,7 @@ from fairlead.serve.inference.dataplane import Dataplane
 from fairlead.serve.inference.metrics import ServingMetrics
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.repository import Repository
-from fairlead.serve.inference.status import Uses
+from fairlead.serve.inference.uses import Uses
 
 if TYPE_CHECKING:
     from fairlead.serve.inference.security.guard import Guard

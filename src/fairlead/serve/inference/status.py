@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fairlead.backends.memory import resident_bytes
 
 if TYPE_CHECKING:
-    from fairlead.serve.inference.served import Observer, ServedRequest
     from fairlead.serve.inference.service import Service
 
-__all__ = ["Uses", "merged_status", "worker_status"]
+__all__ = ["merged_status", "worker_status"]
 
 _STARTED = time.time()
-
-
-@dataclass(slots=True)
-class _Use:
-    """How often a version answered, and when it did last."""
-
-    n_requests: int = 0
-    last_used: float = 0.0
-
-
-class Uses:
-    """Counts the requests that each version of each model took."""
-
-    def __init__(self) -> None:
-        """Start without any."""
-        self._found: dict[str, dict[str, _Use]] = {}
-
-    @property
-    def n_requests(self) -> int:
-        """Requests of all models, answered or failed."""
-        return sum(use.n_requests for uses in self._found.values() for use in uses.values())
-
-    def observer(self, model: str) -> Observer:
-        """Return what hears of the requests of a model."""
-        uses = self._found.setdefault(model, {})
-
-        def observe(requests: Sequence[ServedRequest]) -> None:
-            for served in requests:
-                use = uses.get(served.arm.version)
-                if use is None:
-                    use = uses[served.arm.version] = _Use()
-                use.n_requests += 1
-                use.last_used = served.at
-
-        return observe
-
-    def of(self, model: str, versions: Iterable[str]) -> tuple[int, float | None]:
-        """Return how many requests some versions took, and when the last one ended, or None."""
-        uses = self._found.get(model, {})
-        found = [uses[version] for version in versions if version in uses]
-        last = max((use.last_used for use in found), default=0.0)
-        return sum(use.n_requests for use in found), last or None
 
 
 def worker_status(service: Service) -> dict[str, Any]:
