@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from fairlead.backends.memory import _clean_code, release_program_text, resident_bytes
+from fairlead.backends.memory import _clean_parts, release_program_text, resident_bytes
 
-CODE = """\
+PARTS = """\
 7f00-7f10 r-xp 00000000 08:01 12 /usr/lib/one.so
 Rss: 16 kB
 Private_Dirty: 0 kB
@@ -15,15 +15,30 @@ Private_Dirty: 0 kB
 Private_Dirty: 4 kB
 7f20-7f30 r--p 00000000 08:01 12 /usr/lib/one.so
 Private_Dirty: 0 kB
-7f30-7f40 rw-p 00000000 00:00 0 [heap]
+Anonymous: 0 kB
+Swap: 0 kB
+7f30-7f40 r--p 00000000 08:01 12 /usr/lib/relocated.so
 Private_Dirty: 0 kB
-7f40-7f50 r-xp 00000000 00:00 0 [vdso]
+Anonymous: 0 kB
+Swap: 4 kB
+7f40-7f50 r--p 00000000 08:01 12 /usr/lib/read again from swap.so
+Private_Dirty: 0 kB
+Anonymous: 4 kB
+7f50-7f60 r--p 00000000 08:01 12 /models/weights.bin
+Private_Dirty: 0 kB
+7f60-7f70 rw-p 00000000 00:00 0
+Private_Dirty: 8 kB
+7f70-7f80 rw-p 00000000 00:00 0 [heap]
+Private_Dirty: 0 kB
+7f80-7f90 r-xp 00000000 08:01 12 /usr/lib/last.so.2
+Private_Dirty: 0 kB
+7f90-7fa0 r-xp 00000000 00:00 0 [vdso]
 Private_Dirty: 0 kB
 """
 
 
-def test_only_unchanged_code_of_files_is_given_back():
-    assert list(_clean_code(CODE)) == [(0x7F00, 0x7F10)]
+def test_only_unchanged_parts_of_libraries_are_given_back():
+    assert list(_clean_parts(PARTS)) == [(0x7F00, 0x7F10), (0x7F20, 0x7F30), (0x7F80, 0x7F90)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives pages back on request")

@@ -16,7 +16,8 @@ __all__ = ["release_memory", "release_program_text", "resident_bytes"]
 _STATM = Path("/proc/self/statm")
 _SMAPS = Path("/proc/self/smaps")
 _MADV_DONTNEED = 4
-_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ +(/.*)$")
+_OWN = ("Private_Dirty:", "Anonymous:", "Swap:")
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *(.*)$")
 
 
 def resident_bytes() -> int:
@@ -43,11 +44,12 @@ def release_memory() -> None:
 
 
 def release_program_text() -> int:
-    """Give back the pages of program code that only starting up needed.
+    """Give back the pages of libraries that only starting up needed.
 
-    Libraries map tens of megabytes of code, and what runs once stays resident until the machine
-    is short of memory. Code that runs again is read again from the kernel's file cache, page by
-    page. Only executable mappings of files that this process never wrote to are touched.
+    Libraries map tens of megabytes of code and constants, and what is used once stays resident
+    until the machine is short of memory. What is used again is read again from the kernel's file
+    cache, page by page. Only mappings of files are touched that nothing may write to, and of
+    which this process holds no page of its own.
 
     Returns:
         Bytes of the mappings that were given back; 0 where the kernel has no such call.
@@ -56,7 +58,7 @@ def release_program_text() -> int:
         return 0
     try:
         advise = ctypes.CDLL(None, use_errno=True).madvise
-        mappings = list(_clean_code(_SMAPS.read_text()))
+        mappings = list(_clean_parts(_SMAPS.read_text()))
     except (OSError, AttributeError):  # no procfs, or not the GNU C library
         return 0
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -65,14 +67,20 @@ def release_program_text() -> int:
     )
 
 
-def _clean_code(smaps: str) -> Iterator[tuple[int, int]]:
-    """Yield where executable mappings of files lie that hold no changed page."""
+def _clean_parts(smaps: str) -> Iterator[tuple[int, int]]:
+    """Yield where code and constants of libraries lie that hold no page of this process's own.
+
+    A changed page may be in memory or swapped out; a library's relocated constants are such.
+    """
     place: tuple[int, int] | None = None
     for line in smaps.splitlines():
         if found := _MAPPING.match(line):
-            is_code = found[3] == "r-xp"
-            place = (int(found[1], 16), int(found[2], 16)) if is_code else None
-        elif place is not None and line.startswith("Private_Dirty:"):
-            if line.split()[1] == "0":
+            if place is not None:
                 yield place
+            is_fixed = found[3] == "r-xp" or (found[3] == "r--p" and ".so" in found[4])
+            is_fixed &= found[4].startswith("/")
+            place = (int(found[1], 16), int(found[2], 16)) if is_fixed else None
+        elif place is not None and line.startswith(_OWN) and line.split()[1] != "0":
             place = None
+    if place is not None:
+        yield place
