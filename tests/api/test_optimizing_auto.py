@@ -161,3 +161,16 @@ def test_the_profile_of_a_network(digits_bundle) -> None:  # noqa: F811
     ]
     assert sum(i.flops for i in products) == 2 * (64 * 128 + 128 * 64 + 64 * 10)
     assert sum(known.roofline.shares.values()) == pytest.approx(1)
+
+
+def test_what_ships_was_measured_with_its_own_settings(found) -> None:
+    folder, first, _ = found
+    details, made = first.report.details, Bundle.open(folder / "kept")
+    if details["winner"] == "tuned":
+        assert details["shipped"] is None
+        return
+    assert details["shipped"]["why"]
+    assert details["shipped"]["speedup_ratio"] == made.comparison().speedup_ratio
+    measured = {one.name: one.value for one in first.report.measures}
+    assert measured["speedup_ratio"] == details["shipped"]["speedup_ratio"]
+    assert details["runtime"] == made.runtime.model_dump(mode="json")

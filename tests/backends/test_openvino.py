@@ -10,6 +10,7 @@ import pytest
 from fairlead.backends.onnx_graph import write_graph
 from fairlead.backends.onnxruntime import OnnxRunner
 from fairlead.backends.openvino import OPENVINO, OpenVinoRunner, has_openvino
+from fairlead.backends.openvino_profile import profile_openvino
 from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.errors import MissingExtraError, ModelError, SignatureError
@@ -83,3 +84,24 @@ def test_running_a_model_reports_to_nobody(tmp_path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not (home / "intel").exists()
+
+
+@needs_openvino
+def test_layers_are_profiled_by_its_own_counters(tmp_path) -> None:
+    model = zoo.save(zoo.dense(sizes=(16, 512, 512, 4), last=None), tmp_path / "model.onnx")
+    found = profile_openvino(model, ROWS, SETTINGS, budget_ms=50.0)
+    n_rows = len(ROWS["x"])
+    assert found.rows == n_rows
+    flops = sum(one.flops for one in found.operators if one.operator == "FullyConnected")
+    assert flops == pytest.approx(2 * n_rows * (16 * 512 + 512 * 512 + 512 * 4), rel=0.05)
+    largest = max(found.operators, key=lambda one: one.flops)
+    assert largest.n_bytes >= 4 * 512 * 512
+    assert largest.time_ms > 0
+    assert found.bound in ("compute-bound", "memory-bound", "overhead-bound")
+
+
+@needs_openvino
+def test_what_it_cannot_profile_is_our_error(tmp_path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"\x08garbage" * 9)
+    with pytest.raises(ModelError, match="OpenVINO cannot profile"):
+        profile_openvino(tmp_path / "broken.onnx", ROWS, SETTINGS)

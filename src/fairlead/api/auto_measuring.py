@@ -17,7 +17,15 @@ from fairlead.measure.candidates import measure_candidates, pareto_front
 from fairlead.measure.comparison import Comparison, compare, decide, rows_for
 from fairlead.measure.judging import Judge
 
-__all__ = ["Contest", "Entrant", "cost_of", "hold_contest", "words_of"]
+__all__ = [
+    "Contest",
+    "Entrant",
+    "cost_of",
+    "hold_contest",
+    "keeps_budget",
+    "per_row_ms",
+    "words_of",
+]
 
 _NOTABLE = 0.97
 """Less than 3 % is no gain worth another model."""
@@ -138,7 +146,7 @@ def hold_contest(
             for n_rows in (1, batch_rows)
         )  # fmt: skip
     verdicts = {first.name: (True, "")} | {
-        name: _verdict(one, allow_unproven) for name, one in comparisons.items()
+        name: keeps_budget(one, allow_unproven) for name, one in comparisons.items()
     }
     return _decided(Contest(single, batch, comparisons, verdicts, (), first.name, ""), target)
 
@@ -153,7 +161,7 @@ def _peak_memory(entrants: tuple[Entrant, ...], batch: Feeds) -> dict[str, int |
     }
 
 
-def _verdict(one: Comparison, allow_unproven: bool) -> tuple[bool, str]:
+def keeps_budget(one: Comparison, allow_unproven: bool) -> tuple[bool, str]:
     """Return whether a version keeps the budget, and why not.
 
     Several versions compete here and the fastest wins, which favours those that were lucky on
@@ -218,14 +226,19 @@ def cost_of(contest: Contest, name: str, target: Target) -> float:
         return float(one.size_bytes)
     if target == "memory":
         return float(one.peak_memory_bytes or one.size_bytes)
-    return _time(measures, name) / one.rows_per_call
+    return per_row_ms(measures, name)
 
 
-def _time(measures: Mapping[str, CandidateMeasures], name: str) -> float:
-    """Return ms per call: CPU time of the quietest block, or wall time where threads share it."""
-    # CPU time a tenth above wall time: several threads work, and only the wall shows what it saves.
-    is_shared = any(one.cpu_ms.value > 1.1 * one.latency_p50_ms.value for one in measures.values())
-    return measures[name].latency_p50_ms.value if is_shared else measures[name].cpu_min_ms
+def per_row_ms(measures: Mapping[str, CandidateMeasures], name: str) -> float:
+    """Return ms per row: CPU time of the quietest block, or wall time where threads share it."""
+    one = measures[name]
+    is_shared = _is_shared(measures)
+    return (one.latency_p50_ms.value if is_shared else one.cpu_min_ms) / one.rows_per_call
+
+
+def _is_shared(measures: Mapping[str, CandidateMeasures]) -> bool:
+    """Whether several threads work: CPU time a tenth above wall time, so only the wall counts."""
+    return any(one.cpu_ms.value > 1.1 * one.latency_p50_ms.value for one in measures.values())
 
 
 def _gains(contest: Contest, name: str, target: Target) -> bool:
@@ -234,7 +247,10 @@ def _gains(contest: Contest, name: str, target: Target) -> bool:
         return ratio <= _NOTABLE
     measures = contest.batch if target == "throughput" else contest.single
     first, one = measures[contest.original], measures[name]
-    is_certain = one.speedup.ci_low > 1 or one.latency_p50_ms.ci_high < first.latency_p50_ms.ci_low
+    if _is_shared(measures):
+        is_certain = one.latency_p50_ms.ci_high < first.latency_p50_ms.ci_low
+    else:
+        is_certain = one.speedup.ci_low > 1
     return ratio <= _NOTABLE and is_certain
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from fairlead.api.auto_journal import TrialResult
 from fairlead.api.auto_measuring import Contest
 from fairlead.api.auto_plan import ModelProfile, PlannedTrial, describe_bounds
-from fairlead.core.bundle import Bundle, RuntimeSettings
+from fairlead.api.auto_shipping import Shipped
+from fairlead.core.bundle import Bundle
 from fairlead.core.candidate import CandidateMeasures, Estimate
 from fairlead.core.evidence import Evidence
 from fairlead.core.report import Finding, Measure, Outcome, Plot, Report, Series, Table
@@ -41,7 +42,8 @@ class AutoRun:
         reused: Steps that were read from the journal.
         are_divided: Whether the last word was given by rows of their own.
         folder: Folder of the search.
-        runtime: Settings that were written.
+        shipped: The winner as it was written, with settings of its own; None where the contest
+            measured it so, or nothing was gained.
         data_digest: Digest of the rows that gave the last word.
     """
 
@@ -57,13 +59,29 @@ class AutoRun:
     reused: int
     are_divided: bool
     folder: Path
-    runtime: RuntimeSettings
+    shipped: Shipped | None
     data_digest: str
 
     @property
     def is_better(self) -> bool:
         """Whether something helped."""
         return self.contest.winner != self.contest.original
+
+    @property
+    def single(self) -> Mapping[str, CandidateMeasures]:
+        """Name → cost of one row per call; of the winner as it was written, where it differs."""
+        return {**self.contest.single, **self._last(in_batches=False)}
+
+    @property
+    def batch(self) -> Mapping[str, CandidateMeasures]:
+        """Name → cost of full batches, likewise."""
+        return {**self.contest.batch, **self._last(in_batches=True)}
+
+    def _last(self, *, in_batches: bool) -> dict[str, CandidateMeasures]:
+        if self.shipped is None:
+            return {}
+        pair = self.shipped.batch if in_batches else self.shipped.single
+        return dict(zip((self.contest.original, self.contest.winner), pair, strict=True))
 
 
 def auto_outcome(run: AutoRun) -> Outcome[Bundle]:
@@ -103,7 +121,8 @@ def auto_outcome(run: AutoRun) -> Outcome[Bundle]:
             "full_evaluations": len(contest.comparisons),
             "passes": run.passes,
             "reused_steps": run.reused,
-            "runtime": run.runtime.model_dump(mode="json"),
+            "runtime": run.made.runtime.model_dump(mode="json"),
+            "shipped": _shipped_details(run.shipped),
             "parent_digest": run.start.digest,
             "digest": run.made.digest,
         },
@@ -111,11 +130,24 @@ def auto_outcome(run: AutoRun) -> Outcome[Bundle]:
     return Outcome(run.made, report, _evidence(run))
 
 
+def _shipped_details(shipped: Shipped | None) -> dict[str, Any] | None:
+    if shipped is None:
+        return None
+    before, after = shipped.single
+    return {
+        "why": shipped.why,
+        "speedup_ratio": after.speedup.value,
+        "latency_p50_ms": after.latency_p50_ms.value,
+        "original_latency_p50_ms": before.latency_p50_ms.value,
+        "batch_speedup_ratio": shipped.batch[1].speedup.value,
+    }
+
+
 def _summary(run: AutoRun) -> str:
     contest, name = run.contest, run.start.name
     if not run.is_better:
         return f"{name} stays as it is: {contest.why}."
-    measured = contest.batch if run.config["target"] == "throughput" else contest.single
+    measured = run.batch if run.config["target"] == "throughput" else run.single
     one, first = measured[contest.winner], measured[contest.original]
     drop = contest.comparisons[contest.winner].quality
     return (
@@ -142,11 +174,11 @@ def _measures(run: AutoRun) -> tuple[Measure, ...]:
     if shown is None:
         return tuple(measures)
     one, first, batch = (
-        contest.single[shown],
-        contest.single[contest.original],
-        contest.batch[shown],
+        run.single[shown],
+        run.single[contest.original],
+        run.batch[shown],
     )
-    full = contest.batch[contest.original]
+    full = run.batch[contest.original]
     note = "" if run.is_better else f"of {shown}, which was not taken"
     measures[:0] = [
         _with_interval("speedup_ratio", one.speedup, "ratio", note=note or "CPU time, one row"),
@@ -160,13 +192,14 @@ def _measures(run: AutoRun) -> tuple[Measure, ...]:
             name="size_bytes", value=one.size_bytes, unit="bytes", baseline=first.size_bytes
         ),
     ]  # fmt: skip
-    if one.peak_memory_bytes is not None and first.peak_memory_bytes is not None:
+    peak, own_peak = (contest.single[name].peak_memory_bytes for name in (shown, contest.original))
+    if peak is not None and own_peak is not None:
         measures.append(
             Measure(
                 name="peak_memory_bytes",
-                value=one.peak_memory_bytes,
+                value=peak,
                 unit="bytes",
-                baseline=first.peak_memory_bytes,
+                baseline=own_peak,
                 note="each in a process of its own",
             )
         )
@@ -206,7 +239,7 @@ def _with_interval(
 
 
 def _findings(run: AutoRun) -> tuple[Finding, ...]:
-    contest, profile = run.contest, run.profile
+    contest, profile, runtime = run.contest, run.profile, run.made.runtime
     found = []
     if profile.roofline is not None:
         kinds = ", ".join(
@@ -239,10 +272,12 @@ def _findings(run: AutoRun) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 level="good",
-                text=f"written with {run.runtime.intra_op_threads or 1} thread(s), batches of up "
-                f"to {run.runtime.max_batch_size} rows, on {run.runtime.execution_provider}",
+                text=f"written with {runtime.intra_op_threads or 1} thread(s), batches of up "
+                f"to {runtime.max_batch_size} rows, on {runtime.execution_provider}",
             )
         )
+        if run.shipped is not None:
+            found.append(Finding(level="info", text=f"settings: {run.shipped.why}"))
     else:
         found.append(
             Finding(level="info", text=contest.why, advice="the original was written unchanged")
@@ -254,6 +289,7 @@ def _family(profile: ModelProfile) -> str:
     return {
         "transformer": "a transformer",
         "convolutional": "a convolutional network",
+        "recurrent": "a recurrent network",
         "dense": "a dense network",
         "trees": "an ensemble of trees",
         "other": "of no kind that is known here",
@@ -386,9 +422,9 @@ def _evidence(run: AutoRun) -> tuple[Evidence, ...]:
 def _evidence_of(
     run: AutoRun, name: str, subject: str, labels: Mapping[str, str]
 ) -> tuple[Evidence, ...]:
-    """Return the measurements of one version; its speed is that of the run with all the others."""
+    """Return the measurements of one version; its speed is that of the last interleaved run."""
     contest = run.contest
-    one = contest.single[name]
+    one = run.single[name]
     ratio = one.speedup
     values = {
         "speedup_ratio": (ratio.value, ratio.ci_low, ratio.ci_high),

@@ -25,6 +25,7 @@ from fairlead.api.auto_plan import (
     profile_model,
 )
 from fairlead.api.auto_report import AutoRun, auto_outcome
+from fairlead.api.auto_shipping import Shipped, measure_shipped
 from fairlead.api.context import Context
 from fairlead.api.optimizing import _begin
 from fairlead.core.bundle import Bundle, RuntimeSettings, copy_bundle, derive_bundle
@@ -192,13 +193,15 @@ class _Search:
                 self.says.advance()
         contest = self._contest(results)
         self.says.advance()
-        made, runtime = self._write(contest, results, out)
+        made, shipped = self._write(contest, results, out)
         self.says.advance()
+        again = 0 if shipped is None else shipped.evaluations
         run = AutoRun(
             start=self.start, made=made, config=self.config.model_dump(), profile=profile,
             plan=plan, results=results, contest=contest, n_rows=self.rows.last.n_rows,
-            passes=self._passes(results, len(contest.comparisons)), reused=self.journal.reused,
-            are_divided=self.rows.are_divided, folder=self.journal.folder, runtime=runtime,
+            passes=self._passes(results, len(contest.comparisons) + again),
+            reused=self.journal.reused, shipped=shipped,
+            are_divided=self.rows.are_divided, folder=self.journal.folder,
             data_digest=self.rows.last.digest,
         )  # fmt: skip
         self._tidy(contest, results)
@@ -339,13 +342,14 @@ class _Search:
 
     def _write(
         self, contest: Contest, results: Mapping[str, TrialResult], out: Path
-    ) -> tuple[Bundle, RuntimeSettings]:
+    ) -> tuple[Bundle, Shipped | None]:
         """Write the winner with settings of its own, or the original."""
         if contest.winner == contest.original:
-            return copy_bundle(self.start, out), self.start.runtime
+            return copy_bundle(self.start, out), None
         won = self._opened(results[contest.winner])
         assert won is not None  # noqa: S101 (only what was made took part)
-        runtime = self._tuned_settings(contest.winner, won)
+        shipped = self._shipped(contest, won, self._opened(results.get("tuned")))
+        runtime = won.runtime if shipped is None else shipped.runtime
         comparison = contest.comparisons[contest.winner]
         is_same = _model_digest(won) == _model_digest(self.start)
         scores = None
@@ -356,7 +360,7 @@ class _Search:
         stored = stored_comparison(
             comparison, parent_digest=self.start.digest, data_digest=self.rows.last.digest
         )
-        ratio = contest.single[contest.winner].speedup.value
+        single = contest.single[contest.winner] if shipped is None else shipped.single[1]
         made_of = won.comparison()
         layers = () if made_of is None else made_of.layers
         changes = won.provenance.changes[len(self.start.provenance.changes) :]
@@ -370,27 +374,38 @@ class _Search:
             scores=scores,
             runtime=runtime,
             packages=won.provenance.packages,
-            comparison=stored.model_copy(update={"speedup_ratio": ratio, "layers": layers}),
-        )  # fmt: skip
-        return made, runtime
+            comparison=stored.model_copy(
+                update={"speedup_ratio": single.speedup.value, "layers": layers}
+            ),
+        )
+        return made, shipped
 
-    def _tuned_settings(self, name: str, won: Bundle) -> RuntimeSettings:
+    def _shipped(self, contest: Contest, won: Bundle, tuned: Bundle | None) -> Shipped | None:
         """Tune the winner: what was tuned on the original need not fit a model ten times faster."""
-        if name == "tuned":
-            return won.runtime
+        if contest.winner == "tuned":
+            return None  # it was measured as it ships
         goal = "throughput" if self.config.target == "throughput" else "latency"
         settings: dict[str, Any] = {"goal": goal}
         if self.config.device == "edge":
             settings |= {"max_threads": 1, "max_batch_size": 1, "runtime": "onnxruntime"}
         trial = PlannedTrial("winner, tuned", "tune", "", settings=settings)
-        result = self.journal.once(
-            trial.id,
-            {"parent": won.digest, **settings},
-            TrialResult,
-            lambda: self._attempt(trial, won),
+        facts = {"parent": won.digest, **settings}
+        result = self.journal.once(trial.id, facts, TrialResult, lambda: self._attempt(trial, won))
+        own = self._opened(result)
+        kept = _runtime(won, tuned)
+        return measure_shipped(
+            self.start,
+            won,
+            (kept, kept if own is None else own.runtime),
+            self.rows.last,
+            self.judge,
+            target=self.config.target,
+            batch_rows=next(iter(contest.batch.values())).rows_per_call,
+            time_limit_s=self.config.time_limit_s,
+            allow_unproven=self.config.allow_unproven,
+            trust=self.trust,
+            seed=self.config.seed,
         )
-        tuned = self._opened(result)
-        return won.runtime if tuned is None else tuned.runtime
 
     def _passes(self, results: Mapping[str, TrialResult], n_last: int) -> float:
         """Return how often, in sum, all rows were run to judge a version.

@@ -14,6 +14,7 @@ import numpy as np
 
 from fairlead.backends.converted import Converted, versions_of
 from fairlead.backends.native_models import open_native, output_spec
+from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.dataset import Array, Dataset, bind
 from fairlead.core.errors import DataError, ModelError, UntrustedError
 from fairlead.core.extras import requires
@@ -77,7 +78,14 @@ def _columns(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 class PyfuncRunner:
     """A model that MLflow or its own library executes; implements the port `Runner`."""
 
-    def __init__(self, path: Path, signature: Signature, *, trust: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signature: Signature,
+        *,
+        trust: bool = False,
+        runtime: RuntimeSettings | None = None,
+    ) -> None:
         """Load the model.
 
         What the files are decides whether loading them runs code, not what the bundle says of
@@ -88,6 +96,7 @@ class PyfuncRunner:
             path: The file or folder that is executed, within the MLflow model directory.
             signature: What the model takes and gives.
             trust: Whether code and pickles that came with the model may run.
+            runtime: Settings for libraries that obey any.
 
         Raises:
             UntrustedError: Loading would run code, and `trust` is off.
@@ -96,7 +105,7 @@ class PyfuncRunner:
         """
         self._signature = signature
         self._native: Runner | None = (
-            open_native(path, signature, trust=trust) if path.is_file() else None
+            open_native(path, signature, trust=trust, runtime=runtime) if path.is_file() else None
         )
         self._model = None if self._native is not None else load_pyfunc(_root(path), trust=trust)
 

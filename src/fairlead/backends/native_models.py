@@ -17,6 +17,7 @@ import numpy as np
 
 from fairlead.backends.skops import load_skops
 from fairlead.backends.torch_runner import TORCH_SUFFIXES, TorchRunner, load_torch
+from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.dataset import Array
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
@@ -45,8 +46,20 @@ _BOOSTERS = {
 }
 
 
-def open_native(file: Path, signature: Signature, *, trust: bool = False) -> Any:  # noqa: ANN401
+def open_native(
+    file: Path,
+    signature: Signature,
+    *,
+    trust: bool = False,
+    runtime: RuntimeSettings | None = None,
+) -> Any:  # noqa: ANN401
     """Load a model file without MLflow and without pickle; None when it is of another format.
+
+    Args:
+        file: The model.
+        signature: What it takes and gives.
+        trust: Whether code that came with the model may run.
+        runtime: Settings, which torch obeys.
 
     Raises:
         UntrustedError: It is a skops file with types that may run code, or a torch program, and
@@ -55,7 +68,7 @@ def open_native(file: Path, signature: Signature, *, trust: bool = False) -> Any
     """
     suffix = file.suffix.lower()
     if suffix in TORCH_SUFFIXES:
-        return TorchRunner(load_torch(file, trust=trust), signature)
+        return TorchRunner(load_torch(file, trust=trust), signature, runtime)
     if suffix == ".skops":
         return EstimatorRunner(load_skops(file, trust=trust), signature)
     if suffix in _BOOSTERS:
@@ -108,19 +121,20 @@ def estimator_input(estimator: Any, columns: Mapping[str, Array]) -> Any:  # noq
         A DataFrame when the estimator knows its columns by name, text as a flat array when it is
         the only column, else an array of shape (n_rows, n_features).
     """
-    if hasattr(estimator, "feature_names_in_") and len(columns) > 1:
+    known = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    if known and (len(columns) > 1 or list(columns) == known):
         with requires("sklearn", needed_by="an estimator that knows its columns by name"):
             import pandas as pd
         return pd.DataFrame({name: _cells(array) for name, array in columns.items()})
     arrays = list(columns.values())
-    if len(arrays) == 1 and arrays[0].dtype.kind == "O":
+    if not known and len(arrays) == 1 and arrays[0].dtype.kind == "O":
         return np.array(["" if v is None else str(v) for v in arrays[0].ravel()], dtype=object)
     table = np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
-    if not hasattr(estimator, "feature_names_in_"):
+    if not known:
         return table
     with requires("sklearn", needed_by="an estimator that knows its columns by name"):
         import pandas as pd
-    return pd.DataFrame(table, columns=list(estimator.feature_names_in_))
+    return pd.DataFrame(table, columns=known)
 
 
 def _cells(array: Array) -> Array:

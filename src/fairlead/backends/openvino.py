@@ -17,7 +17,14 @@ from fairlead.core.extras import requires
 from fairlead.core.ports import Array, Feeds
 from fairlead.core.signature import Signature, conform
 
-__all__ = ["OPENVINO", "OpenVinoRunner", "has_openvino", "load_openvino"]
+__all__ = [
+    "OPENVINO",
+    "OpenVinoRunner",
+    "compile_options",
+    "first_line",
+    "has_openvino",
+    "load_openvino",
+]
 
 OPENVINO = "OpenVINO"
 """The execution provider of a bundle that OpenVINO runs."""
@@ -47,6 +54,18 @@ def load_openvino() -> Any:  # noqa: ANN401 (untyped library)
     return openvino
 
 
+def compile_options(settings: RuntimeSettings) -> dict[str, Any]:
+    """Return OpenVINO's own names and values for settings."""
+    # By itself OpenVINO computes in bf16 wherever the CPU can, without a word.
+    precision = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[settings.float_precision]
+    return {
+        "INFERENCE_NUM_THREADS": settings.intra_op_threads or 1,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
 class OpenVinoRunner:
     """An ONNX model compiled by OpenVINO; implements the port `Runner`."""
 
@@ -70,22 +89,14 @@ class OpenVinoRunner:
         """
         openvino = load_openvino()
         chosen = settings or RuntimeSettings(intra_op_threads=1)
-        # By itself OpenVINO computes in bf16 wherever the CPU can, without a word.
-        precision = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[chosen.float_precision]
-        options = {
-            "INFERENCE_NUM_THREADS": chosen.intra_op_threads or 1,
-            "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": precision,
-            "ENABLE_CPU_PINNING": False,
-        }
         self._signature = signature or read_signature(model)
         try:
             core = openvino.Core()
             graph = core.read_model(model if isinstance(model, bytes) else str(model))
-            self._compiled: Any = core.compile_model(graph, "CPU", options)
+            self._compiled: Any = core.compile_model(graph, "CPU", compile_options(chosen))
         except Exception as exc:
             raise ModelError(
-                f"OpenVINO cannot run the model: {_first_line(exc)}", hint=_HINT
+                f"OpenVINO cannot run the model: {first_line(exc)}", hint=_HINT
             ) from exc
         self._names = [spec.name for spec in self._signature.outputs]
         self._ports = [self._compiled.output(name) for name in self._names]
@@ -115,7 +126,7 @@ class OpenVinoRunner:
             values = request.infer(ready, share_inputs=True)
         except Exception as exc:
             raise ModelError(
-                f"the model failed on a batch: {_first_line(exc)}",
+                f"the model failed on a batch: {first_line(exc)}",
                 hint="check the values of the batch; run it through the model it was made from",
             ) from exc
         return {
@@ -134,6 +145,7 @@ class OpenVinoRunner:
         self._local = threading.local()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the line of an error of OpenVINO that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

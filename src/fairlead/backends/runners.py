@@ -47,7 +47,9 @@ def open_runner(
         return EnsembleRunner(bundle, open_step, runtime=runtime)
     from fairlead.backends.mlflow import PyfuncRunner
 
-    return PyfuncRunner(bundle.model_path, bundle.signature, trust=trust)
+    return PyfuncRunner(
+        bundle.model_path, bundle.signature, trust=trust, runtime=runtime or bundle.runtime
+    )
 
 
 def _open_python(bundle: Bundle, runtime: RuntimeSettings) -> Runner:

@@ -31,6 +31,7 @@ from fairlead.core.comparison import ModelComparison
 from fairlead.core.errors import BundleError, IntegrityError, NotFoundError
 from fairlead.core.files import digest_file, digest_tree, new_folder, user_path, write_json
 from fairlead.core.profile import ReferenceProfile
+from fairlead.core.requirements import state_runtime
 from fairlead.core.signature import Signature
 from fairlead.core.values import Value, describe_validation_error
 
@@ -83,6 +84,9 @@ class RuntimeSettings(Value):
     """Whether ONNX Runtime keeps memory for the next run instead of giving it back."""
     io_binding: bool = False
     """Whether inputs and outputs are bound before a run instead of handed over."""
+    torch_compile: bool = False
+    """Whether torch compiles the program when it is loaded; that takes a C++ compiler, and up to
+    minutes the first time on a machine. For programs that torch runs."""
     max_batch_size: int = Field(32, ge=1)
     """Most rows that are run at once."""
     max_batch_wait_ms: float = Field(0.0, ge=0)
@@ -437,6 +441,8 @@ def derive_bundle(
             file = folder / parent.manifest.model_file
             file.write_bytes(model)
             file.with_name(file.name + ".data").unlink(missing_ok=True)
+        if runtime is not None:
+            state_runtime(folder, runtime.execution_provider)
 
     old = parent.provenance
     return write_bundle(

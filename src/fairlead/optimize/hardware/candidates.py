@@ -10,6 +10,7 @@ import numpy as np
 from fairlead.backends.onnxruntime import available_providers
 from fairlead.backends.openvino import OPENVINO, has_openvino
 from fairlead.backends.runners import open_runner
+from fairlead.backends.torch_runner import TORCH_SUFFIXES
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.errors import FairleadError
 from fairlead.core.ports import Array, Feeds, Runner
@@ -63,9 +64,9 @@ def candidate_settings(
         cpus: CPUs that this process may use.
         runtime: `any`, or `onnxruntime` where nothing else may run the result.
     """
-    if bundle.manifest.kind != "onnx":
-        return {"as packed": own}
     threads = sorted({min(2**power, cpus) for power in range(cpus.bit_length() + 1)})
+    if bundle.manifest.kind != "onnx":
+        return _torch_settings(bundle, own, threads) or {"as packed": own}
     levels = _LEVELS if bundle.size_bytes <= _SMALL_MODEL_BYTES else _LEVELS[:1]
     found = {
         f"{_threads(count)}, graph level {level}": _with(
@@ -82,6 +83,27 @@ def candidate_settings(
             found[f"{_threads(count)}, on {short}"] = _with(
                 own, intra_op_threads=count, graph_optimization="all", execution_provider=name
             )
+    return found
+
+
+def _torch_settings(
+    bundle: Bundle, own: RuntimeSettings, threads: list[int]
+) -> dict[str, RuntimeSettings]:
+    """Return the settings for a program that torch runs; none when something else runs it."""
+    if bundle.model_path.suffix not in TORCH_SUFFIXES:
+        return {}
+    found = {
+        f"{_threads(count)}, torch as it is": _with(
+            own, intra_op_threads=count, torch_compile=False
+        )
+        for count in threads
+    }
+    # Compiling takes up to minutes, so only the two ends are compiled. TorchScript is tried as
+    # well: the refusal says why.
+    for count in (threads[0], threads[-1]):
+        found[f"{_threads(count)}, torch.compile"] = _with(
+            own, intra_op_threads=count, torch_compile=True
+        )
     return found
 
 
@@ -127,7 +149,8 @@ def still_equal(
             except FairleadError as exc:
                 left_out[name] = exc.message
                 continue
-            if is_equal or one.execution_provider == own.execution_provider:
+            is_same_kind = one.execution_provider == own.execution_provider
+            if is_equal or (is_same_kind and not one.torch_compile):
                 runners[name] = runner
             else:
                 left_out[name] = "it answers otherwise than the original"

@@ -18,10 +18,10 @@ _ADVICE = {
 }
 
 
-def operator_findings(roofline: Roofline | None) -> tuple[Finding, ...]:
-    """Say what limits most of the time."""
+def operator_findings(roofline: Roofline | None, why_not: str = "") -> tuple[Finding, ...]:
+    """Say what limits most of the time, or why that is not known."""
     if roofline is None:
-        return ()
+        return (Finding(level="info", text=f"operators were not profiled: {why_not}"),)
     shares = roofline.shares
     words = ", ".join(f"{shares[name]:.0%} {name}" for name in BOUNDS if shares[name] >= 0.005)
     reached = roofline.peak_ratio

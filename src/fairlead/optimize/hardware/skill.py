@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.backends.cpus import throttled_ratio, usable_cpus
+from fairlead.backends.openvino import OPENVINO
+from fairlead.backends.openvino_profile import profile_openvino
 from fairlead.backends.operator_profile import profile_operators
 from fairlead.backends.runners import open_runner
 from fairlead.core.bundle import Bundle, RuntimeSettings, Scores, derive_bundle
@@ -48,7 +50,7 @@ _EQUAL_ROWS = 8
 _COMPARED_ROWS = 256
 _ROUNDING = 1e-4
 """Quality that a fused graph may lose to another order of additions."""
-_CPU = "CPUExecutionProvider"
+_PROFILERS = {"CPUExecutionProvider": profile_operators, OPENVINO: profile_openvino}
 
 
 def tune(
@@ -95,12 +97,13 @@ def tune(
         return refusal(bundle, tuning, budget)
     settings = tuning.settings
     fused = "" if tuning.refined.model is None else ", operators fused"
+    compiled = ", compiled by torch" if settings.torch_compile else ""
     derived = derive_bundle(
         bundle,
         out,
         made_by=CARD.id,
         change=f"tuned: {settings.intra_op_threads} thread(s), graph level "
-        f"{settings.graph_optimization}, batches up to {settings.max_batch_size}{fused}",
+        f"{settings.graph_optimization}, batches up to {settings.max_batch_size}{fused}{compiled}",
         runtime=settings,
         model=tuning.refined.model,
         scores=bench.scores(),
@@ -155,7 +158,7 @@ class _Bench:
             if after is not runners[winner]:
                 after.close()
             self.says.advance()
-        roofline = self._roofline(timed, refined.runtime)
+        roofline, no_roofline = self._roofline(timed, refined.runtime)
         self.says.advance()
         around = Surroundings(
             solo_run_ms=speed.after.latency_p50_ms if requests is not None else None,
@@ -182,6 +185,7 @@ class _Bench:
             refined=refined,
             left_out=left_out,
             roofline=roofline,
+            no_roofline=no_roofline,
             sequences=advice,
         )
 
@@ -240,15 +244,19 @@ class _Bench:
             return None
         return evaluate(self.bundle.manifest, self.fused.outputs, rows.labels, rows.digest)
 
-    def _roofline(self, batch: Feeds, runtime: RuntimeSettings) -> Roofline | None:
-        """Profile the operators; None where something other than ONNX Runtime runs the model."""
-        if self.bundle.manifest.kind != "onnx" or runtime.execution_provider != _CPU:
-            return None
+    def _roofline(self, batch: Feeds, runtime: RuntimeSettings) -> tuple[Roofline | None, str]:
+        """Profile the operators with what runs the model, or say why that is not done."""
+        kind, provider = self.bundle.manifest.kind, runtime.execution_provider
+        profiler = _PROFILERS.get(provider)
+        if kind != "onnx":
+            return None, f"a {kind} model has no ONNX graph"
+        if profiler is None:
+            return None, f"{provider} gives no times per operator here"
         budget = 1e3 * 0.05 * self.config.time_limit_s
         try:
-            return profile_operators(self.bundle.model_path, batch, runtime, budget_ms=budget)
-        except ModelError:
-            return None
+            return profiler(self.bundle.model_path, batch, runtime, budget_ms=budget), ""
+        except ModelError as exc:
+            return None, exc.message
 
 
 def _few_rows(bundle: Bundle, feeds: Feeds) -> Feeds:

@@ -43,6 +43,7 @@ class Tuning:
         refined: Further changes that were tried on what won.
         left_out: Settings that could not be compared → why.
         roofline: The operators under the roof of this machine; None where they are not known.
+        no_roofline: Why they are not known; empty where they are.
         sequences: What is known of padding; None for a model without sequences of free length.
     """
 
@@ -57,6 +58,7 @@ class Tuning:
     refined: Refined
     left_out: Mapping[str, str] = field(default_factory=dict)
     roofline: Roofline | None = None
+    no_roofline: str = ""
     sequences: SequenceAdvice | None = None
 
     @property
@@ -93,17 +95,18 @@ def tuning_outcome(
     """Tell what was chosen and why."""
     settings, ratio, cause = tuning.settings, tuning.speed.ratio, tuning.bottleneck
     side = "the model" if cause.is_model else "the infrastructure"
+    compiled = ", compiled by torch," if settings.torch_compile else ""
     report = Report(
         skill=CARD.id,
         title=_TITLE,
-        summary=f"{parent.name} runs best with {settings.intra_op_threads or 1} thread(s), graph "
-        f"level {settings.graph_optimization} and batches of up to {settings.max_batch_size} "
-        f"rows on the {tuning.cpus} CPU(s) this process may use. What decides a request's time is "
-        f"{side}: {cause.text}.",
+        summary=f"{parent.name} runs best{compiled} with {settings.intra_op_threads or 1} "
+        f"thread(s), graph level {settings.graph_optimization} and batches of up to "
+        f"{settings.max_batch_size} rows on the {tuning.cpus} CPU(s) this process may use. "
+        f"What decides a request's time is {side}: {cause.text}.",
         measures=_measures(parent, tuning),
         findings=(
             _verdict_finding(tuning),
-            *operator_findings(tuning.roofline),
+            *operator_findings(tuning.roofline, tuning.no_roofline),
             *_padding_findings(tuning.sequences),
         ),
         tables=(
