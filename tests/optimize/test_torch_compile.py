@@ -15,7 +15,7 @@ from tests.backends.pack_models import packed
 torch = pytest.importorskip("torch", reason="torch is an extra that this environment lacks")
 pytest.importorskip("onnxscript", reason="onnxscript is an extra that this environment lacks")
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
 COMPILED = RuntimeSettings(intra_op_threads=1, torch_compile=True)
 EAGER = RuntimeSettings(intra_op_threads=1)
