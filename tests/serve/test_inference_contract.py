@@ -43,7 +43,7 @@ def test_no_request_makes_the_server_break_its_description(described, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Tested: 27" in done.stdout
+    assert "Tested: 32" in done.stdout
     with described.client() as client:
         assert client.ready()
 

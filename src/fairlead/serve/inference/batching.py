@@ -94,6 +94,11 @@ class BatchQueue:
         self._executor = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}")
 
     @property
+    def limits(self) -> QueueLimits:
+        """How much it may hold and how it runs."""
+        return self._limits
+
+    @property
     def n_pending(self) -> int:
         """Requests that wait or run."""
         return self._pending

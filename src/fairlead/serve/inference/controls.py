@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import NotFoundError
+from fairlead.serve.inference.model_statistics import statistics_of
 from fairlead.serve.inference.status import worker_status
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def connect_controls(service: Service) -> None:
     bus.on("traffic.set", controls.set_traffic)
     bus.on("metrics.read", controls.read_metrics)
     bus.on("outcomes.read", controls.read_outcomes)
+    bus.on("statistics.read", controls.read_statistics)
     bus.on("status.read", controls.read_status)
     bus.on("repository.load", controls.load)
     bus.on("repository.unload", controls.unload)
@@ -55,6 +57,9 @@ class _Controls:
 
     async def read_status(self, _: dict[str, Any]) -> dict[str, Any]:
         return worker_status(self._service)
+
+    async def read_statistics(self, body: dict[str, Any]) -> dict[str, Any]:
+        return statistics_of(self._service, body["model"], body["version"])
 
     async def read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._service.outcomes.read(body["after"], body["limit"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fairlead.serve.inference.cache import ResponseCache
     from fairlead.serve.inference.dataplane import Dataplane
 
-__all__ = ["ServingMetrics"]
+__all__ = ["ArmTally", "ServingMetrics"]
 
 _MS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4)
 _FOLD = 512
@@ -66,16 +66,45 @@ class _Tally:
         return found
 
 
-class _ArmTally:
-    """What is tallied of one arm."""
+class ArmTally:
+    """What is tallied of one arm.
 
-    __slots__ = ("batch", "queue", "rows", "run", "steps", "total")
+    Attributes:
+        total: Times from arrival to answer, in ms.
+        queue: Times of waiting for the model, in ms.
+        run: Times that the model ran, in ms.
+        batch: Rows that ran together.
+        steps: Step of an ensemble → its times, in ms.
+        rows: Rows that were predicted.
+        ended: `ran`, `cached` or `failed` → requests, and their times in ms.
+        batches: Rows that ran together → runs of the model, and their times in ms.
+    """
+
+    __slots__ = ("batch", "batches", "ended", "queue", "rows", "run", "steps", "total")
 
     def __init__(self) -> None:
         self.total, self.queue, self.run = _Tally(_MS), _Tally(_MS), _Tally(_MS)
         self.batch = _Tally(_ROWS)
         self.steps: dict[str, _Tally] = {}
         self.rows = 0
+        self.ended: dict[str, tuple[int, float]] = {}
+        self.batches: dict[int, tuple[float, float]] = {}
+
+    def end(self, how: str, total_ms: Sequence[float]) -> None:
+        """Count requests by how they ended."""
+        count, spent_ms = self.ended.get(how, (0, 0.0))
+        self.ended[how] = (count + len(total_ms), spent_ms + sum(total_ms))
+
+    def count_batches(
+        self, batch_rows: Sequence[int], n_rows: Sequence[int], run_ms: Sequence[float]
+    ) -> None:
+        """Count runs of the model by their rows: each request is its share of one."""
+        sizes = np.asarray(batch_rows)
+        shares = np.asarray(n_rows) / sizes
+        runs, spent_ms = np.bincount(sizes, shares), np.bincount(sizes, shares * run_ms)
+        for size in np.flatnonzero(runs).tolist():
+            known = self.batches.get(size, (0.0, 0.0))
+            self.batches[size] = (known[0] + float(runs[size]), known[1] + float(spent_ms[size]))
 
 
 _Fresh = tuple[Arm, int, float, float, float, int, int]
@@ -113,7 +142,7 @@ class ServingMetrics:
 
         self._service = service
         self._logged = logged
-        self._arms: dict[tuple[str, str, str], _ArmTally] = {}
+        self._arms: dict[tuple[str, str, str], ArmTally] = {}
         self._requests: Counter[tuple[str, str, str, int]] = Counter()
         self._fresh: list[_Fresh] = []
         self._dataplane: Dataplane | None = None
@@ -154,6 +183,8 @@ class ServingMetrics:
             tally = self._tally(arm)
             _, _, total_ms, queue_ms, run_ms, batch_rows, n_rows = zip(*group, strict=True)
             tally.total.add_all(total_ms)
+            how = "failed" if status != 200 else "cached" if is_cached else "ran"
+            tally.end(how, total_ms)
             if status != 200:
                 continue
             tally.rows += sum(n_rows)
@@ -161,22 +192,33 @@ class ServingMetrics:
                 tally.queue.add_all(queue_ms)
                 tally.run.add_all(run_ms)
                 tally.batch.add_all(batch_rows)
+                tally.count_batches(batch_rows, n_rows, run_ms)
 
     def _count_steps(self, arm: Arm, parts_ms: Mapping[str, float]) -> None:
         steps = self._tally(arm).steps
         for step, run_ms in parts_ms.items():
             steps.setdefault(step, _Tally(_MS)).add(run_ms)
 
-    def _tally(self, arm: Arm) -> _ArmTally:
+    def _tally(self, arm: Arm) -> ArmTally:
         key = (arm.model, arm.version, arm.name)
         tally = self._arms.get(key)
         if tally is None:
-            tally = self._arms[key] = _ArmTally()
+            tally = self._arms[key] = ArmTally()
         return tally
 
     def show_cache(self, cache: ResponseCache) -> None:
         """Tell of a response cache too."""
         self._cache = cache
+
+    def tallies(self) -> Mapping[tuple[str, str, str], ArmTally]:
+        """Return what was counted so far: model, version and arm → its tally."""
+        self._fold()
+        return self._arms
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether there is a response cache."""
+        return self._cache is not None
 
     def count_rejected(self, status: int) -> None:
         """Count one request that no arm took."""
@@ -216,7 +258,7 @@ class ServingMetrics:
         from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
         labels = ("model", "version", "arm")
-        kinds: dict[str, tuple[str, Callable[[_ArmTally], _Tally], float]] = {
+        kinds: dict[str, tuple[str, Callable[[ArmTally], _Tally], float]] = {
             "fairlead_request_duration_seconds": (
                 "From arrival to answer.", lambda arm: arm.total, 1e3),
             "fairlead_queue_duration_seconds": (

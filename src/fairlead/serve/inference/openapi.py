@@ -57,12 +57,24 @@ def api_document(bundles: dict[str, Bundle], default: str) -> Document:
         "paths": {
             **_health_paths(),
             **_model_paths(sorted(bundles)),
+            "/v2/models/stats": {
+                "get": _operation(
+                    "Counts and times of all models.",
+                    "statistics",
+                    _ref("Statistics"),
+                    refusals=("404",),
+                )
+            },
             **_people_paths(bundles[default]),
             **_repository_paths(),
             **_control_paths(),
         },
         "components": {
-            "schemas": {**_schemas(bundles), **_row_schemas(bundles[default])},
+            "schemas": {
+                **_schemas(bundles),
+                **_extension_schemas(),
+                **_row_schemas(bundles[default]),
+            },
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -199,10 +211,24 @@ def _model_paths(models: list[str]) -> Document:
                 _ref("Model"), refusals=("404", "503"), parameters=named,
             )
         }  # fmt: skip
+        paths |= _extension_paths(base, tail, named)
         paths[base + "/ready"] = {"get": ready}
         paths[base + "/infer"] = {"post": infer}
         paths[base + "/infer_stream"] = {"post": stream}
     return paths
+
+
+def _extension_paths(base: str, tail: str, named: list[Document]) -> Document:
+    """Return the paths of Triton's configuration and statistics extensions."""
+    config = _operation(
+        "How the model is batched, queued and placed.", f"modelConfig{tail}", _ref("ModelConfig"),
+        refusals=("404", "503"), parameters=named,
+    )  # fmt: skip
+    stats = _operation(
+        "Counts and times of the model.", f"modelStatistics{tail}", _ref("Statistics"),
+        refusals=("404",), parameters=named,
+    )  # fmt: skip
+    return {base + "/config": {"get": config}, base + "/stats": {"get": stats}}
 
 
 def _infer_body() -> Document:
@@ -374,6 +400,27 @@ def _schemas(bundles: dict[str, Bundle]) -> Document:
             ("weights",), shadow={"type": ["string", "null"]},
             weights={"type": "object", "additionalProperties": {"type": "number"}},
         ),
+    }  # fmt: skip
+
+
+def _extension_schemas() -> Document:
+    text: Document = {"type": "string"}
+    count: Document = {"type": "integer", "minimum": 0}
+    free: Document = {"type": "object"}
+    several: Document = {"type": "array", "items": free}
+    entry = _object(
+        ("name", "version", "last_inference", "inference_count", "execution_count",
+         "inference_stats", "batch_stats"),
+        name=text, version=text, last_inference=count, inference_count=count,
+        execution_count=count, inference_stats=free, batch_stats=several,
+    )  # fmt: skip
+    return {
+        "ModelConfig": _object(
+            ("name", "platform", "backend", "max_batch_size", "input", "output"),
+            name=text, platform=text, backend=text, max_batch_size=count, input=several,
+            output=several, version_policy=free, instance_group=several, parameters=free,
+        ),
+        "Statistics": _object(("model_stats",), model_stats={"type": "array", "items": entry}),
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "decode",
     "model_metadata",
     "parse_json",
+    "platform_of",
 ]
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -37,6 +38,12 @@ _MAX_DIMENSIONS = 16
 _MAX_SIZE = 2**40
 _MAX_ID = 256
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
+_PLATFORMS = {
+    "onnx": "onnxruntime_onnx",
+    "pyfunc": "mlflow_pyfunc",
+    "python": "python",
+    "ensemble": "ensemble",
+}
 
 
 class InferMessage(NamedTuple):
@@ -151,14 +158,19 @@ def check_requested(message: InferMessage, signature: Signature) -> None:
         signature.output(name)
 
 
+def platform_of(kind: str) -> str:
+    """Return what the protocol calls a platform, for the kind of a bundle."""
+    return _PLATFORMS.get(kind, f"fairlead_{kind}")
+
+
 def model_metadata(
-    model: str, versions: tuple[str, ...], platform: str, signature: Signature
+    model: str, versions: tuple[str, ...], kind: str, signature: Signature
 ) -> dict[str, Any]:
     """Return the metadata of a model as the protocol wants it."""
     return {
         "name": model,
         "versions": list(versions),
-        "platform": platform,
+        "platform": platform_of(kind),
         "inputs": [_metadata(spec) for spec in signature.inputs],
         "outputs": [_metadata(spec) for spec in signature.outputs],
     }

@@ -91,6 +91,11 @@ class Repository:
         self._recall(remembered or {})
 
     @property
+    def version_policy(self) -> str:
+        """Which versions are loaded: `all`, or `latest:N`."""
+        return self._policy
+
+    @property
     def default_name(self) -> str:
         """Name of the model that answers where a request names none."""
         return self._default_name

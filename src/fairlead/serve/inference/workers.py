@@ -27,6 +27,7 @@ from fairlead.core.errors import EndpointError, FairleadError
 from fairlead.serve.inference.accepting import OpenCounts, new_open_counts
 from fairlead.serve.inference.hub import Hub, Member
 from fairlead.serve.inference.merging import MergedMetrics, MergedOutcomes
+from fairlead.serve.inference.model_statistics import MergedStatistics
 from fairlead.serve.inference.security.rate_limits import new_shared_file
 from fairlead.serve.inference.status import merged_status
 
@@ -266,15 +267,18 @@ class _ServiceAnswers:
         self._places = places
         self._metrics = MergedMetrics()
         self._outcomes = MergedOutcomes()
+        self._statistics = MergedStatistics()
         self._taking = asyncio.Lock()
         hub.on("metrics.read", self._read_metrics)
         hub.on("outcomes.read", self._read_outcomes)
+        hub.on("statistics.read", self._read_statistics)
         hub.on("status.read", self._read_status)
 
     def end(self, place: int) -> None:
         """Keep what a worker that ended had told."""
         self._metrics.end(place)
         self._outcomes.end(place)
+        self._statistics.end(place)
 
     async def _read_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
         found = await self._hub.each("metrics.read", lambda _: {})
@@ -289,6 +293,9 @@ class _ServiceAnswers:
     async def _read_status(self, _: dict[str, Any]) -> dict[str, Any]:
         found = await self._hub.each("status.read", lambda _: {})
         return merged_status(found, [place.described() for place in self._places])
+
+    async def _read_statistics(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._statistics.put(await self._hub.each("statistics.read", lambda _: body))
 
     async def _read_outcomes(self, body: dict[str, Any]) -> dict[str, Any]:
         # Two readers at once must not number one outcome twice.

@@ -31,6 +31,8 @@ from fairlead.serve.inference.grpc.messages import (
 from fairlead.serve.inference.grpc.schema import INFERENCE, Message, schema
 from fairlead.serve.inference.grpc.status import code_of, explain
 from fairlead.serve.inference.http.asking import Asking, deadline_of, priority_of
+from fairlead.serve.inference.model_configuration import configuration_of
+from fairlead.serve.inference.openinference import platform_of
 from fairlead.serve.inference.problems import status_of
 from fairlead.serve.inference.streaming import is_streaming, stream_answers
 
@@ -42,7 +44,12 @@ from fairlead.serve.inference.security.callers import MAY_PROBE
 __all__ = ["InferenceMethods"]
 
 _log = logging.getLogger(__name__)
-_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
+_EXTENSIONS = (
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "statistics",
+)
 _FINAL = "triton_final_response"
 _WANTS_FINAL = "triton_enable_empty_final_response"
 _NO_HEADERS = Asking()
@@ -84,6 +91,8 @@ class InferenceMethods:
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._repository_load,
             "RepositoryModelUnload": self._repository_unload,
@@ -304,15 +313,33 @@ class InferenceMethods:
         bundle = self._repository.bundle(name, version)
         signature = free_signature(bundle.signature)
         versions = (version,) if version else self._repository.versions(name)
-        kind = bundle.manifest.kind
         found = self._messages["ModelMetadataResponse"](
             name=name,
             versions=versions,
-            platform="onnxruntime_onnx" if kind == "onnx" else f"fairlead_{kind}",
+            platform=platform_of(bundle.manifest.kind),
         )
         _describe(found.inputs, signature.inputs)
         _describe(found.outputs, signature.outputs)
         return found
+
+    async def _model_config(self, request: Message) -> Message:
+        name, version = request.name or None, request.version or None
+        plane = await self._repository.obtain(name, version)
+        document = configuration_of(
+            plane.choose_arm(version) if version else plane.baseline,
+            version_policy=self._repository.version_policy,
+            n_workers=self._service.bus.n_workers,
+            has_cache=plane.cache is not None,
+        )
+        return _filled(self._messages["ModelConfigResponse"](), {"config": document})
+
+    async def _model_statistics(self, request: Message) -> Message:
+        guard = self._service.guard
+        if not request.name and guard is not None and not guard.is_open:
+            raise DataError("the call names no model", hint="set name")
+        body = {"model": request.name or None, "version": request.version or None}
+        document = await self._service.bus.ask("statistics.read", body)
+        return _filled(self._messages["ModelStatisticsResponse"](), document)
 
     async def _repository_index(self, request: Message) -> Message:
         found = self._messages["RepositoryIndexResponse"]()
@@ -367,6 +394,13 @@ class InferenceMethods:
 
 def _model_of(request: Message) -> tuple[str | None, str | None]:
     return request.model_name or None, request.model_version or None
+
+
+def _filled(message: Message, document: dict[str, Any]) -> Message:
+    """Return a message with what its form in JSON says."""
+    from google.protobuf.json_format import ParseDict
+
+    return ParseDict(document, message)
 
 
 def _describe(tensors: Message, specs: tuple[TensorSpec, ...]) -> None:

@@ -13,6 +13,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fairlead.core.extras import requires
+from fairlead.serve.inference.grpc.extension_messages import (
+    EXTENSION_ENUMS,
+    EXTENSION_MESSAGES,
+    EXTENSION_ONEOFS,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
@@ -38,7 +43,6 @@ _REPOSITORY_ORDER = (
     "string model_name = 2",
     "map<ModelRepositoryParameter> parameters = 3",
 )
-_DURATION = "StatisticDuration"
 
 _INFERENCE_MESSAGES: dict[str, tuple[str, ...]] = {
     "InferParameter": (
@@ -108,22 +112,7 @@ _INFERENCE_MESSAGES: dict[str, tuple[str, ...]] = {
         "string error_message = 1",
         "ModelInferResponse infer_response = 2",
     ),
-    "ModelStatisticsRequest": _NAME_VERSION,
-    "ModelStatisticsResponse": ("repeated ModelStatistics model_stats = 1",),
-    "StatisticDuration": ("uint64 count = 1", "uint64 ns = 2"),
-    "InferStatistics": (
-        f"{_DURATION} success = 1",
-        f"{_DURATION} fail = 2",
-        f"{_DURATION} queue = 3",
-        f"{_DURATION} compute_infer = 5",
-    ),
-    "ModelStatistics": (
-        *_NAME_VERSION,
-        "uint64 last_inference = 3",
-        "uint64 inference_count = 4",
-        "uint64 execution_count = 5",
-        "InferStatistics inference_stats = 6",
-    ),
+    **EXTENSION_MESSAGES,
     "RepositoryIndexRequest": ("string repository_name = 1", "bool ready = 2"),
     "RepositoryIndexResponse": ("repeated RepositoryIndexResponse.ModelIndex models = 1",),
     "RepositoryIndexResponse.ModelIndex": (*_NAME_VERSION, "string state = 3", "string reason = 4"),
@@ -137,7 +126,10 @@ _HEALTH_MESSAGES: dict[str, tuple[str, ...]] = {
     "HealthCheckRequest": ("string service = 1",),
     "HealthCheckResponse": ("HealthCheckResponse.ServingStatus status = 1",),
 }
-_HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+_ENUMS: dict[str, tuple[str, ...]] = {
+    "HealthCheckResponse.ServingStatus": ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"),
+    **EXTENSION_ENUMS,
+}
 
 _REFLECTION_MESSAGES: dict[str, tuple[str, ...]] = {
     "ServerReflectionRequest": (
@@ -195,8 +187,8 @@ _INFERENCE_RPCS = (
         _unary(name)
         for name in (
             "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata",
-            "ModelInfer", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad",
-            "RepositoryModelUnload",
+            "ModelInfer", "ModelConfig", "ModelStatistics", "RepositoryIndex",
+            "RepositoryModelLoad", "RepositoryModelUnload",
         )
     ),
     Rpc("ModelStreamInfer", "ModelInferRequest", "ModelStreamInferResponse", True, True),
@@ -229,6 +221,7 @@ _OPTIONAL, _REPEATED = 1, 3
 _ONEOFS = {
     "ServerReflectionRequest": "message_request",
     "ServerReflectionResponse": "message_response",
+    **EXTENSION_ONEOFS,
 }
 
 
@@ -287,10 +280,7 @@ def _file(
         )
         for text in fields:
             _add_field(message, text, f".{package}", name)
-    if "HealthCheckResponse" in made:
-        states = made["HealthCheckResponse"].enum_type.add(name="ServingStatus")
-        for number, state in enumerate(_HEALTH_STATES):
-            states.value.add(name=state, number=number)
+    _add_enums(file, made)
     declared = file.service.add(name=service)
     for rpc in rpcs:
         declared.method.add(
@@ -301,6 +291,19 @@ def _file(
             server_streaming=rpc.is_server_streaming,
         )
     return bytes(file.SerializeToString())
+
+
+def _add_enums(file: Message, made: dict[str, Message]) -> None:
+    for full, values in _ENUMS.items():
+        outer, _, name = full.rpartition(".")
+        if outer in made:
+            enum = made[outer].enum_type.add(name=name)
+        elif not outer and file.package == "inference":
+            enum = file.enum_type.add(name=name)
+        else:
+            continue
+        for number, value in enumerate(values):
+            enum.value.add(name=value, number=number)
 
 
 def _add_field(message: Message, text: str, package: str, owner: str) -> None:
@@ -323,7 +326,7 @@ def _add_field(message: Message, text: str, package: str, owner: str) -> None:
     if kind in _SCALARS:
         field.type = _SCALARS[kind]
     else:
-        field.type = _ENUM if kind.endswith("ServingStatus") else _MESSAGE
+        field.type = _ENUM if kind in _ENUMS else _MESSAGE
         field.type_name = f"{package}.{kind}"
     if rule == "oneof":
         if not message.oneof_decl:

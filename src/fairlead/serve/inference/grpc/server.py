@@ -36,8 +36,6 @@ Converse = Callable[[Call], Awaitable[None]]
 """Answers a call that may hold several messages."""
 
 _NOT_OFFERED = {
-    "ModelConfig": "models have no Triton configuration; ask ModelMetadata for tensors",
-    "ModelStatistics": "statistics are at /metrics, in Prometheus's format",
     "TraceSetting": "requests carry `traceparent`; there is no trace of their own to set",
     "LogSettings": "the log is configured when the server starts",
     "SystemSharedMemoryStatus": "tensors travel in messages, not in shared memory",

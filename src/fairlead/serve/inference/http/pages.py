@@ -11,18 +11,13 @@ from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.inference import Inference
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import field
+from fairlead.serve.inference.model_configuration import configuration_of
 from fairlead.serve.inference.openinference import model_metadata
 from fairlead.serve.inference.service import Service
 
 __all__ = ["Pages"]
 
 _TEXT = b"content-type: text/plain; charset=utf-8\r\n"
-_PLATFORMS = {
-    "onnx": "onnxruntime_onnx",
-    "pyfunc": "mlflow_pyfunc",
-    "python": "python",
-    "ensemble": "ensemble",
-}
 
 
 class Pages:
@@ -51,7 +46,12 @@ class Pages:
             {
                 "name": "fairlead",
                 "version": __version__,
-                "extensions": ["binary_tensor_data", "model_repository"],
+                "extensions": [
+                    "binary_tensor_data",
+                    "model_repository",
+                    "model_configuration",
+                    "statistics",
+                ],
             }
         )
 
@@ -83,20 +83,46 @@ class Pages:
         document = {"name": route.model, "ready": is_ready}
         exchange.answer_json(document, 200 if is_ready else 503)
 
+    def configuration(self, exchange: Exchange, route: Route) -> None:
+        """Say how a model is batched, queued and placed."""
+        self._inference.on_plane(exchange, route, self._configure)
+
+    def statistics(self, exchange: Exchange, route: Route) -> None:
+        """Show what was counted of a model, or of all, by all workers."""
+        self._spawn(self._show_statistics(exchange, route))
+
     def metrics(self, exchange: Exchange, _: Route) -> None:
         """Show the metrics of all workers."""
         self._spawn(self._show_metrics(exchange))
 
     def _describe(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
         arm = plane.choose_arm(route.version) if route.version else plane.baseline
-        kind = arm.bundle.manifest.kind
         document = model_metadata(
             plane.service,
             self._service.repository.versions(route.model),
-            _PLATFORMS.get(kind, f"fairlead_{kind}"),
+            arm.bundle.manifest.kind,
             arm.signature,
         )
         exchange.answer_json(document)
+
+    def _configure(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
+        arm = plane.choose_arm(route.version) if route.version else plane.baseline
+        service = self._service
+        exchange.answer_json(
+            configuration_of(
+                arm,
+                version_policy=service.repository.version_policy,
+                n_workers=service.bus.n_workers,
+                has_cache=plane.cache is not None,
+            )
+        )
+
+    async def _show_statistics(self, exchange: Exchange, route: Route) -> None:
+        body = {"model": route.model, "version": route.version}
+        try:
+            exchange.answer_json(await self._service.bus.ask("statistics.read", body))
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self._inference.refuse(exchange, exc)
 
     async def _show_metrics(self, exchange: Exchange) -> None:
         try:

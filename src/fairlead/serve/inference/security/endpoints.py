@@ -30,7 +30,7 @@ def kind_of(path: str) -> Kind:
     """Return the kind of a path as the transport's own routing reads it."""
     if path in _HEALTH:
         return "health"
-    if path == "/metrics":
+    if path in {"/metrics", "/v2/models/stats"}:
         return "metrics"
     if path.startswith("/fairlead/") or path == "/fairlead":
         return "admin"
