@@ -9,6 +9,8 @@ from fairlead.api import Context, follow
 from fairlead.api.releasing import release
 from fairlead.api.tracking import list_versions, register
 from fairlead.backends.datasets import load_dataset
+from fairlead.core.bundle import Bundle, derive_bundle
+from fairlead.core.comparison import ComparisonGate
 from fairlead.core.dataset import Dataset
 from fairlead.core.errors import UntrustedError
 from fairlead.core.plan import Plan, PlanStep
@@ -71,3 +73,19 @@ def test_a_bundle_that_is_registered_is_released_as_the_version_it_has(bundles, 
     assert outcome.report.verdict == "done"
     (version,) = list_versions("digits", context=ctx)
     assert set(version.aliases) == {"baseline", "champion"}
+
+
+def test_a_bundle_whose_own_comparison_is_broken_is_not_released(bundles, tmp_path):
+    ctx = Context.open(home=tmp_path / ".fairlead")
+    candidate = Bundle.open(bundles / "candidate")
+    stored = candidate.comparison().model_copy(update={"drop": 0.5, "verdict": "broken"})
+    broken = derive_bundle(
+        candidate, tmp_path / "broken", made_by="quantization-for-inference", change="test",
+        comparison=stored,
+    )  # fmt: skip
+    rows = load_dataset(bundles / "holdout.parquet", labels="label")
+    refused = release(broken.path, rows, name="digits", context=ctx)
+    assert refused.is_refused
+    assert "accuracy drop of 0.5" in refused.report.summary
+    gate = ComparisonGate(comparison="ignored")
+    assert not release(broken.path, rows, name="digits", gate=gate, context=ctx).is_refused

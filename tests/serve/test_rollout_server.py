@@ -13,7 +13,8 @@ import pytest
 from fairlead.api.context import Context
 from fairlead.api.rollout import abort_rollout, roll_out, rollout_status, watch_rollout
 from fairlead.backends.endpoint import spawn_server
-from fairlead.core.bundle import Bundle
+from fairlead.core.bundle import Bundle, derive_bundle
+from fairlead.core.comparison import ModelComparison
 from fairlead.core.errors import (
     DataError,
     EndpointError,
@@ -69,6 +70,44 @@ def test_a_bundle_that_predicts_worse_is_rolled_back(folder, context):
     assert outcome.noun.action == "roll-back"
     assert outcome.noun.reason.startswith("quality")
     assert rollout_status(context=context).noun.decision == outcome.noun
+
+
+def test_a_candidate_whose_own_comparison_is_broken_gets_no_traffic(folder, context, tmp_path):
+    broken = _broken(folder, tmp_path)
+    outcome = canary(folder, broken, context)
+    assert outcome.is_refused
+    assert (outcome.noun.action, outcome.noun.requests) == ("roll-back", 0)
+    assert "NaN" in outcome.noun.reason
+    with pytest.raises(NotFoundError):
+        rollout_status(context=context)
+    ignored = canary(
+        folder, broken, context, comparison="ignored", steps=[0.5], absolute_failure_tolerance=0.03
+    )
+    assert ignored.noun.action == "promote"
+
+
+def test_a_running_service_refuses_its_candidate_by_the_comparison_in_it(folder, context, tmp_path):
+    broken = _broken(folder, tmp_path)
+    with spawn_server(
+        folder / "baseline", workspace=context.workspace, name="watched", candidate=broken,
+        candidate_weight=0.0,
+    ):  # fmt: skip
+        outcome = watch_rollout("watched", context=context)
+    assert outcome.noun.action == "roll-back"
+    assert outcome.noun.candidate == Bundle.open(broken).digest
+
+
+def _broken(folder, tmp_path):
+    comparison = ModelComparison(
+        parent_digest=Bundle.open(folder / "baseline").digest, data_digest="",
+        metric="accuracy_drop", drop=0.0, drop_upper=0.0, budget=0.01, verdict="proven",
+        n_rows=10, lost_rows=2,
+    )  # fmt: skip
+    made = derive_bundle(
+        Bundle.open(folder / "equal"), tmp_path / "broken", made_by="quantization-for-inference",
+        change="test", comparison=comparison,
+    )  # fmt: skip
+    return made.path
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from fairlead.core.comparison import ComparisonGate
 from fairlead.core.errors import PlanError
 from fairlead.core.values import Config
 
@@ -54,7 +55,7 @@ class RegisterStepConfig(Config):
     """Alias that points at the registered version."""
 
 
-class ReleaseStepConfig(Config):
+class ReleaseStepConfig(ComparisonGate):
     """Settings of the step that automates the way from a new bundle to the registered champion."""
 
     alias: str = "champion"

@@ -96,6 +96,7 @@ def _release(bench: Bench, step: PlanStep, results: Results) -> StepDone:
         name=bundle.name,
         alias=config.alias,
         max_drop=config.max_drop,
+        gate=config,
         context=bench.context,
     )
     return StepDone(outcome.report)

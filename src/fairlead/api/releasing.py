@@ -8,6 +8,7 @@ from fairlead.api.context import Context
 from fairlead.api.tracking import list_versions, register, resolve, set_alias
 from fairlead.backends.runners import open_runner
 from fairlead.core.bundle import Bundle
+from fairlead.core.comparison import ComparisonGate
 from fairlead.core.dataset import Dataset
 from fairlead.core.errors import NotFoundError
 from fairlead.core.evidence import Evidence
@@ -30,12 +31,14 @@ def release(
     name: str,
     alias: str = "champion",
     max_drop: float = 0.01,
+    gate: ComparisonGate | None = None,
     context: Context | None = None,
 ) -> Outcome[Bundle]:
     """Register a bundle and move the alias to it, unless the champion is better.
 
-    Both models predict the same rows; the challenger may lose at most `max_drop` of quality
-    against the champion, by the paired test that guards every optimisation.
+    The comparison with its original that the challenger carries must hold. Then both models
+    predict the same rows; the challenger may lose at most `max_drop` of quality against the
+    champion, by the paired test that guards every optimisation.
 
     Args:
         bundle: The challenger.
@@ -43,6 +46,7 @@ def release(
         name: Name of the registered model.
         alias: The alias that marks the champion.
         max_drop: Largest loss allowed, as a ratio.
+        gate: What the stored comparison must say; its defaults when None.
         context: Workspace; opened from the environment when None.
 
     Returns:
@@ -55,6 +59,11 @@ def release(
     ctx = context or Context.open()
     challenger = Bundle.open(bundle)
     champion = _champion(f"{name}@{alias}", ctx)
+    made_by = challenger.provenance.made_by
+    reasons = (gate or ComparisonGate()).refusals(challenger.comparison(), made_by=made_by)
+    if reasons:
+        report = _report(name, alias, None, f"was refused: {'; '.join(reasons)}", "refused")
+        return ctx.record(Outcome(champion or challenger, report))
     if champion is not None and champion.digest == challenger.digest:
         return Outcome(champion, _report(name, alias, None, "is the champion already", "kept"))
     drop = None if champion is None else _compare(champion, challenger, data, max_drop)

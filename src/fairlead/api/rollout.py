@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from fairlead.api.context import Context
 from fairlead.core.bundle import Bundle
 from fairlead.core.decision import Decision
-from fairlead.core.errors import NotFoundError, SignatureError, UsageError
+from fairlead.core.errors import FairleadError, NotFoundError, SignatureError, UsageError
 from fairlead.core.report import Outcome
 
 if TYPE_CHECKING:
     from fairlead.backends.endpoint import ServerHandle
     from fairlead.core.dataset import Array, Dataset
+    from fairlead.core.endpoint import Endpoint
     from fairlead.serve.rollout import RolloutConfig, RolloutJournal, RolloutState
 
 __all__ = ["abort_rollout", "promote_rollout", "roll_out", "rollout_status", "watch_rollout"]
@@ -37,7 +38,8 @@ def roll_out(
     """Serve two bundles side by side, replay data against them, and decide.
 
     The server is real, started for the rollout and stopped after it. A rollout that was killed
-    goes on where it was when it is called again with the same bundles and settings.
+    goes on where it was when it is called again with the same bundles and settings. A candidate
+    whose stored comparison with its original breaks a limit is refused before it is served.
 
     Args:
         baseline: Bundle that is in use.
@@ -60,8 +62,12 @@ def roll_out(
     config = rollout.RolloutConfig.parse(settings or {})
     arms = {"baseline": Bundle.open(baseline), "candidate": Bundle.open(candidate)}
     _check_same_inputs(arms["baseline"], arms["candidate"])
-    rows = _load(arms["baseline"], data, labels, config)
     name = f"rollout-{arms['baseline'].version}-{arms['candidate'].version}"
+    digests = (arms["baseline"].digest, arms["candidate"].digest)
+    refusal = rollout.refuse_stored(arms["candidate"], config, service=name, digests=digests)
+    if refusal is not None:
+        return ctx.record(refusal)
+    rows = _load(arms["baseline"], data, labels, config)
     with (
         spawn_server(
             arms["baseline"].path,
@@ -114,6 +120,11 @@ def watch_rollout(
     ctx = (context or Context.open()).ready_to_record()
     config = rollout.RolloutConfig.parse(settings or {})
     endpoint, token = find_endpoint(ctx.workspace, service)
+    candidate = _served(endpoint, "candidate")
+    digests = (endpoint.arms.get("baseline", ""), endpoint.arms.get("candidate", ""))
+    refusal = rollout.refuse_stored(candidate, config, service=service, digests=digests)
+    if refusal is not None and digests[1]:
+        return ctx.record(refusal)
     known = LabelFile(label_file) if label_file else None
     with contextlib.closing(EndpointClient.of(endpoint, token)) as client:
         outcome = rollout.roll_out(
@@ -195,6 +206,15 @@ class _Rows:
     feeds: dict[str, Array]
     labels: Array | None
     n_rows: int
+
+
+def _served(endpoint: Endpoint, arm: str) -> Bundle | None:
+    """Return the bundle that answers for an arm; None where it cannot be read or is another now."""
+    try:
+        bundle = Bundle.open(endpoint.bundles[arm])
+    except (KeyError, FairleadError):
+        return None
+    return bundle if bundle.digest == endpoint.arms.get(arm) else None
 
 
 def _load(bundle: Bundle, data: str, labels: str | None, config: RolloutConfig) -> _Rows:

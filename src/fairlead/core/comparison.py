@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from fairlead.core.values import Value
+import math
+from typing import Literal
 
-__all__ = ["EdgeOutcome", "LayerDivergence", "ModelComparison", "OutputDivergence"]
+from pydantic import Field
+
+from fairlead.core.values import Config, Value
+
+__all__ = [
+    "ComparisonGate",
+    "EdgeOutcome",
+    "LayerDivergence",
+    "ModelComparison",
+    "OutputDivergence",
+]
+
+_REWRITERS = {"quantization-for-inference", "model-compression-techniques", "optimize-auto"}
+"""What changes a model and so has to leave a comparison."""
 
 
 class OutputDivergence(Value):
@@ -62,3 +76,51 @@ class ModelComparison(Value):
     """The layers that moved most, the worst first."""
     speedup_ratio: float = 1.0
     size_ratio: float = 1.0
+
+
+class ComparisonGate(Config):
+    """What the comparison that a changed bundle carries must say before it goes any further."""
+
+    comparison: Literal["required", "checked", "ignored"] = "checked"
+    """`checked`: a comparison that is there must hold, and a bundle that was quantized or
+    compressed must carry one. `required`: every bundle must. `ignored`: nobody looks."""
+    max_stored_drop: float | None = Field(None, ge=0, le=1)
+    """Largest drop that it may state, as a ratio; the budget that the change was made under when
+    None."""
+    max_stored_upper: float | None = Field(None, ge=0, le=1)
+    """Largest 95 % bound of the drop that it may state, as a ratio; any when None."""
+
+    def refusals(self, stored: ModelComparison | None, *, made_by: str) -> tuple[str, ...]:
+        """Return why a bundle may not go on; empty when it may.
+
+        Args:
+            stored: The comparison in the bundle.
+            made_by: The command or skill that wrote the bundle.
+        """
+        if self.comparison == "ignored":
+            return ()
+        if stored is None:
+            if self.comparison == "required" or made_by in _REWRITERS:
+                return (f"it was made by {made_by} and carries no comparison with its original",)
+            return ()
+        return tuple(self._broken(stored))
+
+    def _broken(self, stored: ModelComparison) -> list[str]:
+        limit = stored.budget if self.max_stored_drop is None else self.max_stored_drop
+        what = stored.metric.replace("_", " ")
+        found = []
+        # A NaN is no proof of anything, so the question is what holds, not what is broken.
+        if not stored.drop <= limit:
+            found.append(f"its {what} of {stored.drop:.4g} is more than {limit:g}")
+        elif stored.verdict == "broken" and self.max_stored_drop is None:
+            found.append(f"its {what} of {stored.drop:.4g} broke the budget of {stored.budget:g}")
+        bound = self.max_stored_upper
+        if bound is not None and not stored.drop_upper <= bound:
+            shown = f"{stored.drop_upper:.4g}" if math.isfinite(stored.drop_upper) else "unknown"
+            found.append(f"the 95 % bound of its {what} is {shown}, more than {bound:g}")
+        if stored.lost_rows:
+            found.append(f"{stored.lost_rows} rows became NaN or infinite")
+        lost = [edge.kind for edge in stored.edges if edge.is_lost]
+        if lost:
+            found.append(f"it no longer answers rows at the edge: {', '.join(lost)}")
+        return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fairlead.core.values import Value
 
 __all__ = ["Endpoint", "TrafficSplit"]
@@ -18,6 +20,8 @@ class Endpoint(Value):
     """Process id of the server."""
     arms: dict[str, str]
     """Arm (`baseline`, `candidate`) → bundle digest."""
+    bundles: Mapping[str, str] = {}
+    """Arm → directory of its bundle on the machine that serves."""
     grpc: str | None = None
     """Address for gRPC, for example `127.0.0.1:8081`; None where it is not served."""
     certificate: str | None = None

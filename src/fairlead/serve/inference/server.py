@@ -58,8 +58,7 @@ def serve_here(plan: ServerPlan, site: Site) -> None:
         service = _assemble(plan, plan.name, log, site)
         stack.callback(service.repository.close)
         service.repository.start()
-        arms = {arm.name: arm.bundle.digest for arm in service.dataplane.arms.values()}
-        service.endpoint = site.place.model_copy(update={"arms": arms})
+        service.endpoint = site.place.model_copy(update=_behind(service))
         _serve(plan, service, site)
 
 
@@ -127,10 +126,19 @@ def _republish(plan: ServerPlan, service: Service) -> None:
     endpoint = service.endpoint
     if endpoint is None or not service.repository.is_loaded():
         return
-    arms = {arm.name: arm.bundle.digest for arm in service.dataplane.arms.values()}
-    if arms != endpoint.arms:
-        service.endpoint = endpoint.model_copy(update={"arms": arms})
+    behind = _behind(service)
+    if behind["arms"] != endpoint.arms:
+        service.endpoint = endpoint.model_copy(update=behind)
         write_service(plan.workspace, service.endpoint, plan.admin_token or "")
+
+
+def _behind(service: Service) -> dict[str, dict[str, str]]:
+    """Return what is behind an endpoint: the digest and the directory of every arm's bundle."""
+    arms = service.dataplane.arms.values()
+    return {
+        "arms": {arm.name: arm.bundle.digest for arm in arms},
+        "bundles": {arm.name: str(arm.bundle.path.resolve()) for arm in arms},
+    }
 
 
 def _guard(plan: ServerPlan, repository: Repository, site: Site) -> Guard:

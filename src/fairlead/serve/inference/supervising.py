@@ -41,7 +41,7 @@ def supervise(
     cpus = max(1, usable_cpus(plan.cpu_limit) // config.workers)
 
     def ready(joined: dict[str, Any]) -> None:
-        publish(place.model_copy(update={"arms": joined["arms"]}))
+        publish(place.model_copy(update={name: joined[name] for name in ("arms", "bundles")}))
 
     work = Supervision(
         n_workers=config.workers,

@@ -49,7 +49,7 @@ def run_worker(document: dict[str, Any]) -> int:
     async def join(found: Endpoint) -> None:
         end.setblocking(False)
         await bus.open(end)
-        await bus.join({"arms": found.arms})
+        await bus.join({"arms": found.arms, "bundles": found.bundles})
         _beat(bus)
 
     site = Site(

@@ -5,7 +5,7 @@ from fairlead.serve.rollout.config import RolloutConfig
 from fairlead.serve.rollout.journal import RolloutJournal, RolloutState
 from fairlead.serve.rollout.replay import ReplayTraffic
 from fairlead.serve.rollout.report import state_report
-from fairlead.serve.rollout.skill import roll_out, steer
+from fairlead.serve.rollout.skill import refuse_stored, roll_out, steer
 from fairlead.serve.rollout.target import Judgement, LiveTraffic, RolloutTarget, Traffic
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "RolloutState",
     "RolloutTarget",
     "Traffic",
+    "refuse_stored",
     "roll_out",
     "state_report",
     "steer",

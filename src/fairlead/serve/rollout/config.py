@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from fairlead.core.values import Config
+from fairlead.core.comparison import ComparisonGate
 
 __all__ = ["Guard", "RolloutConfig"]
 
 Guard = Literal["errors", "latency", "quality"]
 
 
-class RolloutConfig(Config):
+class RolloutConfig(ComparisonGate):
     """How carefully a candidate is let in, and what must be shown before it is promoted."""
 
     method: Literal["conditional-betting"] = "conditional-betting"

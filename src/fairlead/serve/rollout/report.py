@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fairlead.core.decision import Decision
 from fairlead.core.evidence import Evidence
@@ -13,7 +14,7 @@ from fairlead.serve.rollout.card import CARD
 from fairlead.serve.rollout.journal import RolloutState
 from fairlead.serve.rollout.methods.conditional_betting import ErrorGuard, LatencyGuard
 
-__all__ = ["evidence_of", "report_of", "state_report"]
+__all__ = ["evidence_of", "refusal_report", "report_of", "state_report"]
 
 _METHOD = "conditional betting e-process"
 _TITLES = {"promote": "Promoted", "roll-back": "Rolled back", "hold": "On hold"}
@@ -34,6 +35,26 @@ def report_of(state: RolloutState, canary: Canary, decision: Decision) -> Report
         tables=(_guard_table(decision),),
         plots=_plots(state, canary.config.alpha),
         details={"decision": decision.model_dump(mode="json"), "rollout": state.id},
+    )
+
+
+def refusal_report(service: str, decision: Decision, reasons: Sequence[str]) -> Report:
+    """Return the report of a rollout that gave the candidate no request at all."""
+    return Report(
+        skill=CARD.id,
+        title=f"Refused: {service}",
+        summary=f"The candidate got no traffic: {decision.reason}.",
+        verdict="refused",
+        findings=tuple(
+            Finding(
+                level="alert",
+                text=text,
+                advice="make the candidate again within its budget, or, if you know better, "
+                "give `--set comparison=ignored`",
+            )
+            for text in reasons
+        ),
+        details={"decision": decision.model_dump(mode="json")},
     )
 
 

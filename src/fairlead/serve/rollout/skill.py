@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from fairlead.core.bundle import Bundle
 from fairlead.core.decision import Decision
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.errors import ConflictError, EndpointError, FairleadError
@@ -14,10 +15,10 @@ from fairlead.core.report import Outcome
 from fairlead.serve.rollout.canary import BASELINE, CANDIDATE, Canary, split_for
 from fairlead.serve.rollout.config import RolloutConfig
 from fairlead.serve.rollout.journal import RolloutJournal, RolloutState
-from fairlead.serve.rollout.report import evidence_of, report_of
+from fairlead.serve.rollout.report import evidence_of, refusal_report, report_of
 from fairlead.serve.rollout.target import RolloutTarget, Traffic
 
-__all__ = ["roll_out", "steer"]
+__all__ = ["refuse_stored", "roll_out", "steer"]
 
 _RESTORE_ATTEMPTS = 3
 
@@ -82,6 +83,43 @@ def roll_out(
         report_of(canary.state, canary, decision),
         evidence_of(canary.state, canary, decision),
     )
+
+
+def refuse_stored(
+    candidate: Bundle | None, config: RolloutConfig, *, service: str, digests: tuple[str, str]
+) -> Outcome[Decision] | None:
+    """Refuse a candidate whose own comparison with its original speaks against it.
+
+    Args:
+        candidate: The bundle that shall get traffic; None when it cannot be read from here.
+        config: What the comparison must say.
+        service: Name of the service.
+        digests: Digests of the baseline and of the candidate.
+
+    Returns:
+        The refusal, before any request was sent; None when the rollout may begin.
+
+    Raises:
+        BundleError: The comparison cannot be read.
+    """
+    if candidate is not None:
+        made_by = candidate.provenance.made_by
+        reasons = config.refusals(candidate.comparison(), made_by=made_by)
+    elif config.comparison == "required":
+        reasons = ("its comparison cannot be read: the bundle is not on this machine",)
+    else:
+        reasons = ()
+    if not reasons:
+        return None
+    decision = Decision(
+        action="roll-back",
+        reason="; ".join(reasons),
+        baseline=digests[0],
+        candidate=digests[1],
+        requests=0,
+        guardrails=(),
+    )
+    return Outcome(decision, refusal_report(service, decision, reasons))
 
 
 def steer(client: RolloutTarget, journal: RolloutJournal, *, promote: bool) -> RolloutState:
