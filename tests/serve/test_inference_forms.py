@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fairlead.backends.runners import open_runner
-from fairlead.serve.inference.json_tensors import floats_from_bf16, tensor_from_json
+from fairlead.core.bfloat16 import numbers_of
+from fairlead.serve.inference.json_tensors import tensor_from_json
 
 from .conftest import serving
 from .raw_http import RawClient, post
@@ -188,7 +189,7 @@ def test_a_deadline_in_the_header_or_as_a_parameter_is_honoured(slow, tmp_path):
 def test_bfloat16_numbers_are_read_and_rounded():
     found = tensor_from_json([1.0, -2.5, 3.14159, None], name="x", datatype="BF16", shape=(4,))
     assert found.dtype == np.uint16
-    back = floats_from_bf16(found)
+    back = numbers_of(found)
     np.testing.assert_allclose(back[:3], [1.0, -2.5, 3.140625])
     assert np.isnan(back[3])
 

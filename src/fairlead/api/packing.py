@@ -196,7 +196,8 @@ def _examine(converted: Converted, rows: Dataset, name: str) -> _Packing:
     signature, columns = converted.signature, converted.feature_columns
     feeds = bind(rows, signature, feature_columns=columns)
     outputs = run_batches(converted.runner, feeds, _BATCH_ROWS)
-    roles = find_roles(outputs, rows.labels, task=converted.task, classes=converted.classes)
+    numbers = {name: signature.output_numbers(name, array) for name, array in outputs.items()}
+    roles = find_roles(numbers, rows.labels, task=converted.task, classes=converted.classes)
     manifest = BundleManifest(
         name=name,
         kind=converted.kind,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fairlead.core.bfloat16 import BFLOAT16
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
@@ -20,9 +23,11 @@ _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
     "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
+    "tensor(bfloat16)": BFLOAT16,
     "tensor(string)": STRING,
 }
+_ONNX_BFLOAT16 = 16
+"""The element type in ONNX's numbering."""
 # What ONNX Runtime puts before its reason: its own code, a path, and the C++ function.
 _ORIGIN = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ .*?\) )?"
@@ -58,7 +63,8 @@ class OnnxRunner:
         self._session = _load(model, chosen)
         self._signature = signature_of(self._session)
         self._names = [spec.name for spec in self._signature.outputs]
-        self._binds = chosen.io_binding and _can_bind(self._signature)
+        self._has_halves = _has_halves(self._signature)
+        self._binds = chosen.io_binding and not self._has_halves and _can_bind(self._signature)
 
     @property
     def signature(self) -> Signature:
@@ -76,6 +82,8 @@ class OnnxRunner:
         try:
             if self._binds:
                 values = self._run_bound(ready)
+            elif self._has_halves:
+                values = self._run_with_halves(ready)
             else:
                 values = self._session.run(self._names, ready)
         except Exception as exc:
@@ -94,15 +102,64 @@ class OnnxRunner:
         self._session.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
 
+    def _run_with_halves(self, ready: Feeds) -> list[Array]:
+        """Run a model of bfloat16 tensors, which numpy cannot hold: their bits go in and out."""
+        import onnxruntime as ort
+
+        # What is read in place must stay where it is until the run has ended.
+        arrays = {name: np.ascontiguousarray(array) for name, array in ready.items()}
+        halves = {spec.name for spec in self._signature.inputs if spec.dtype == BFLOAT16}
+        given: dict[str, Any] = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
+            if name in halves
+            else array
+            for name, array in arrays.items()
+        }
+        outputs = self._signature.outputs
+        if all(spec.dtype != BFLOAT16 for spec in outputs):
+            return list(self._session.run(self._names, given))
+        for name in given.keys() - halves:
+            given[name] = ort.OrtValue.ortvalue_from_numpy(given[name])
+        found = self._session.run_with_ort_values(self._names, given)
+        return [
+            _bits_in(value) if spec.dtype == BFLOAT16 else value.numpy()
+            for spec, value in zip(outputs, found, strict=True)
+        ]
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
 
 
 def _can_bind(signature: Signature) -> bool:
-    """Whether numpy arrays can be bound: text and bfloat16 cannot."""
-    kinds = {spec.dtype for spec in (*signature.inputs, *signature.outputs)}
-    return not kinds & {STRING, "bfloat16"}
+    """Whether numpy arrays can be bound: text cannot."""
+    return all(spec.dtype != STRING for spec in (*signature.inputs, *signature.outputs))
+
+
+def _has_halves(signature: Signature) -> bool:
+    """Whether a tensor is bfloat16.
+
+    Raises:
+        ModelError: The model takes text and gives bfloat16: ONNX Runtime reads the one and gives
+            the other only by ways that exclude one another.
+    """
+    takes, gives = ({spec.dtype for spec in s} for s in (signature.inputs, signature.outputs))
+    if STRING in takes and BFLOAT16 in gives:
+        raise ModelError(
+            "the model takes text and gives bfloat16, which ONNX Runtime cannot do from Python",
+            hint="end the model with a Cast to float32",
+        )
+    return BFLOAT16 in takes | gives
+
+
+def _bits_in(value: Any) -> Array:  # noqa: ANN401 (untyped library)
+    """Copy the bits out of a bfloat16 tensor of ONNX Runtime on the CPU."""
+    shape = tuple(value.shape())
+    size = math.prod(shape)
+    if not size:
+        return np.zeros(shape, np.uint16)
+    memory = (ctypes.c_uint16 * size).from_address(value.data_ptr())
+    return np.frombuffer(memory, np.uint16).reshape(shape).copy()
 
 
 def read_signature(model: Path | bytes) -> Signature:
@@ -176,7 +233,7 @@ def _spec(item: Any) -> TensorSpec:  # noqa: ANN401 (untyped library)
             hint="export the model with tensors only (skl2onnx: options={'zipmap': False})",
         )
     dtype = _DTYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))
-    if dtype != STRING and dtype != "bfloat16":
+    if dtype not in (STRING, BFLOAT16):
         np.dtype(dtype)
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in item.shape)
     return TensorSpec(name=item.name, dtype=dtype, shape=shape)

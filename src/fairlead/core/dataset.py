@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.core.bfloat16 import BFLOAT16, bits_of
 from fairlead.core.errors import DataError
 from fairlead.core.signature import STRING, Signature, TensorSpec
 
@@ -182,12 +183,15 @@ def _cast(array: Array, name: str, spec: TensorSpec, source: str) -> Array:
         return np.array(filled, dtype=object).reshape(array.shape)
     if array.dtype.kind == "M":
         seconds = array.astype("datetime64[us]").astype(np.float64) / 1e6
-        return np.where(np.isnat(array), np.nan, seconds).astype(spec.numpy_dtype)
+        array = np.where(np.isnat(array), np.nan, seconds)
+        return bits_of(array) if spec.dtype == BFLOAT16 else array.astype(spec.numpy_dtype)
     if array.dtype.kind not in "biufO":
         _refuse_text(array, name, spec, source)
     try:
         if array.dtype.kind == "O":
             array = np.array([np.nan if v is None else float(v) for v in array], np.float64)
+        if spec.dtype == BFLOAT16:
+            return bits_of(array)
         with np.errstate(invalid="raise", over="ignore"):
             return array.astype(spec.numpy_dtype)
     except (TypeError, ValueError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.core.bfloat16 import BFLOAT16, bits_of, numbers_of
 from fairlead.core.errors import SignatureError
 from fairlead.core.values import Value
 
@@ -41,9 +42,14 @@ class TensorSpec(Value):
         """The dtype of arrays that hold this tensor; `object` for strings."""
         if self.dtype == STRING:
             return np.dtype(object)
-        if self.dtype == "bfloat16":
+        if self.dtype == BFLOAT16:
             return np.dtype(np.uint16)
         return np.dtype(self.dtype)
+
+    def numbers(self, array: Array) -> Array:
+        """Return what an array of this tensor stands for; bits of bfloat16 become numbers."""
+        is_bits = self.dtype == BFLOAT16 and array.dtype == np.uint16
+        return numbers_of(array) if is_bits else array
 
     @property
     def has_free_batch(self) -> bool:
@@ -77,6 +83,10 @@ class Signature(Value):
         """
         return _by_name(self.outputs, name, "output")
 
+    def output_numbers(self, name: str, array: Array) -> Array:
+        """Return what an output stands for; see `TensorSpec.numbers`."""
+        return next((s.numbers(array) for s in self.outputs if s.name == name), array)
+
 
 def _by_name(specs: tuple[TensorSpec, ...], name: str, what: str) -> TensorSpec:
     for spec in specs:
@@ -91,7 +101,8 @@ def _by_name(specs: tuple[TensorSpec, ...], name: str, what: str) -> TensorSpec:
 def conform(feeds: Mapping[str, Array], signature: Signature) -> dict[str, Array]:
     """Check a batch against a signature and cast what can be cast without loss of meaning.
 
-    Integers become floats and floats change width; text never becomes a number.
+    Integers become floats and floats change width; text never becomes a number. For a bfloat16
+    input an array of uint16 holds its bits, and every other array its numbers.
 
     Args:
         feeds: One array per input, first dimension the batch.
@@ -129,6 +140,10 @@ def _conform_one(array: Array, spec: TensorSpec) -> Array:
     want = spec.numpy_dtype
     if array.dtype == want:
         return array
+    if spec.dtype == BFLOAT16 and array.dtype.name == BFLOAT16:  # of the library `ml_dtypes`
+        return array.view(np.uint16)
+    if spec.dtype == BFLOAT16 and array.dtype.kind in "biuf":
+        return bits_of(array)
     if _is_castable(array, want):
         return array.astype(want)
     raise SignatureError(

@@ -45,7 +45,7 @@ def flatten_inputs(manifest: BundleManifest, feeds: Mapping[str, Array]) -> dict
     is_single = len(manifest.signature.inputs) == 1
     for spec in manifest.signature.inputs:
         names = manifest.feature_columns if is_single else ()
-        columns.update(_columns_of(spec.name, feeds[spec.name], names))
+        columns.update(_columns_of(spec.name, spec.numbers(feeds[spec.name]), names))
     return columns
 
 
@@ -57,14 +57,16 @@ def flatten_outputs(manifest: BundleManifest, outputs: Mapping[str, Array]) -> d
     """
     if manifest.task == "other":
         columns: dict[str, Array] = {}
-        for name, array in outputs.items():
+        for name, given in outputs.items():
+            array = manifest.signature.output_numbers(name, given)
             is_main = name == manifest.prediction_output and _values_per_row(array) == 1
             columns.update(_columns_of("prediction" if is_main else name, array, ()))
         return columns
     columns = {"prediction": predicted(manifest, outputs)}
     if manifest.score_output is None or manifest.score_output not in outputs:
         return columns
-    scores = outputs[manifest.score_output]
+    name = manifest.score_output
+    scores = manifest.signature.output_numbers(name, outputs[name])
     table = scores.reshape(len(scores), -1)
     names = manifest.classes
     if table.shape[1] == 1 and len(names) == 2:

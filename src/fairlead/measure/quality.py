@@ -119,7 +119,7 @@ def predicted(manifest: BundleManifest, outputs: Mapping[str, Array]) -> Array:
             f"the model gave no output `{name}`; found {sorted(outputs)}",
             hint="make the bundle again with `fairlead pack`",
         )
-    array = outputs[name]
+    array = manifest.signature.output_numbers(name, outputs[name])
     table = array.reshape(len(array), -1)
     if manifest.task == "classification" and name == manifest.score_output:
         return _from_scores(manifest, table)

@@ -10,16 +10,16 @@ import orjson
 from numpy.typing import NDArray
 
 from fairlead.backends.openinference import bytes_from_tensor, datatype_of
+from fairlead.core.bfloat16 import BFLOAT16, numbers_of
 from fairlead.core.ports import Array
 from fairlead.core.signature import Signature
-from fairlead.serve.inference.json_tensors import floats_from_bf16, json_from_tensor
+from fairlead.serve.inference.json_tensors import json_from_tensor
 from fairlead.serve.inference.openinference import InferMessage
 
 __all__ = ["AnswerFrames"]
 
 _MAX_FRAMES = 256
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
-_BF16 = "bfloat16"
 
 
 class AnswerFrames:
@@ -105,8 +105,8 @@ class AnswerFrames:
         return frame
 
     def _data(self, name: str, array: NDArray[Any]) -> bytes:
-        if self._dtypes.get(name) == _BF16 and array.dtype == np.uint16:
-            array = floats_from_bf16(array)
+        if self._dtypes.get(name) == BFLOAT16 and array.dtype == np.uint16:
+            array = numbers_of(array)
         try:
             if array.ndim == 2 and len(array) == 1:
                 return orjson.dumps(array, option=_NUMPY)[1:-1]
@@ -118,7 +118,7 @@ class AnswerFrames:
         if array.dtype.kind in "OUS":
             return "BYTES"
         dtype = self._dtypes.get(name)
-        is_bf16 = dtype == _BF16 and array.dtype == np.uint16
+        is_bf16 = dtype == BFLOAT16 and array.dtype == np.uint16
         return "BF16" if is_bf16 else datatype_of(array.dtype.name)
 
 

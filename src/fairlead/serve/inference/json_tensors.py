@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.backends.openinference import numpy_dtype
+from fairlead.core.bfloat16 import bits_of
 from fairlead.core.errors import SignatureError
 from fairlead.core.ports import Array
 
-__all__ = ["floats_from_bf16", "json_from_tensor", "plain_tensor", "tensor_from_json"]
+__all__ = ["json_from_tensor", "plain_tensor", "tensor_from_json"]
 
 _CODES = {
     "FP32": "f", "FP64": "d", "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b",
@@ -56,7 +57,7 @@ def tensor_from_json(data: Any, *, name: str, datatype: str, shape: tuple[int, .
         return packed
     dtype = numpy_dtype(datatype)
     if datatype == "BF16":
-        array: Array = _bf16_from_floats(_numbers(data, name, datatype, np.dtype(np.float32)))
+        array: Array = bits_of(_numbers(data, name, datatype, np.dtype(np.float32)))
     elif dtype.kind == "O":
         array = _texts(data, name)
     else:
@@ -123,18 +124,6 @@ def plain_tensor(data: object, datatype: object, shape: object) -> Array | None:
     except (struct.error, OverflowError):
         return None
     return np.ndarray(shape, _DTYPES[code], raw)
-
-
-def floats_from_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the numbers that bfloat16 bits, held as uint16, stand for."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _bf16_from_floats(array: NDArray[Any]) -> NDArray[np.uint16]:
-    """Round to the nearest bfloat16, to the even one between two."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
 
 
 def _texts(data: list[Any], name: str) -> Array:
