@@ -138,7 +138,8 @@ def profile(family: str, matrix_ms: float, other_ms: float) -> ModelProfile:
         ("dense", 0.1, "latency", False, True),
         ("dense", 0.1, "size", True, True),
         ("trees", 0.0, "latency", False, True),
-        ("other", 0.0, "latency", False, False),
+        ("recurrent", 9.0, "latency", True, False),
+        ("other", 0.0, "latency", False, True),
     ],
 )
 def test_what_is_tried_follows_from_the_profile(

@@ -5,6 +5,7 @@ import importlib
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 import threadpoolctl
@@ -16,6 +17,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -258,3 +260,20 @@ def test_few_rows_are_predicted_by_one_thread(tmp_path):
         runner.run({"input": np.ones((5, 4))})
         runner.run({"input": np.ones((20_000, 4))})
     assert seen == [1, 3]
+
+
+def test_one_column_of_text_taken_by_name_becomes_onnx(tmp_path):
+    texts = np.array(["Good day", "bad WEATHER", "good LUCK", "Bad luck"] * 10, dtype=object)
+    labels = np.array([1, 0, 1, 0] * 10)
+    vectors = ColumnTransformer([("words", TfidfVectorizer(), "text")])
+    model = make_pipeline(vectors, LogisticRegression())
+    with_name = pd.DataFrame({"text": texts})
+    skops.io.dump(model.fit(with_name, labels), tmp_path / "model.skops")
+    data = Dataset({"text": texts}, labels, "label")
+    bundle = packed(tmp_path, tmp_path / "model.skops", data).noun
+    assert bundle.manifest.kind == "onnx"
+    assert bundle.signature.inputs[0].name == "text"
+    runner = open_runner(bundle)
+    found = predict(runner, bundle.manifest, data)[bundle.manifest.prediction_output]
+    runner.close()
+    assert list(found.ravel()) == list(model.predict(with_name))

@@ -23,7 +23,7 @@ __all__ = [
 
 Target = Literal["latency", "throughput", "size", "memory"]
 Device = Literal["cpu", "cuda", "edge"]
-Family = Literal["transformer", "convolutional", "dense", "trees", "other", "not-onnx"]
+Family = Literal["transformer", "convolutional", "recurrent", "dense", "trees", "other", "not-onnx"]
 
 _TREES = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 _NORMS = frozenset({"LayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNorm"})
@@ -40,7 +40,7 @@ class ModelProfile:
 
     Attributes:
         family: What kind of model it is, as far as that decides what may help.
-        matrix_share: Share of its time in matrix products and convolutions.
+        matrix_share: Share of its time in matrix products, convolutions and recurrent layers.
         roofline: Its operators under the roof of this machine; None where it cannot be profiled.
         is_integer: Whether its matrices are stored in 8 or fewer bits already.
         note: Why there is no roofline; empty when there is one.
@@ -96,6 +96,7 @@ def profile_model(bundle: Bundle, batch: Feeds) -> ModelProfile:
     from fairlead.backends.operator_profile import (
         CONVOLUTIONS,
         MATRIX_PRODUCTS,
+        RECURRENT,
         profile_operators,
     )
 
@@ -108,13 +109,17 @@ def profile_model(bundle: Bundle, batch: Feeds) -> ModelProfile:
     family: Family = "other"
     if kinds & _TREES:
         family = "trees"
+    elif kinds & RECURRENT:
+        family = "recurrent"
     elif kinds & CONVOLUTIONS:
         family = "convolutional"
     elif "Attention" in kinds or ("Softmax" in kinds and kinds & _NORMS):
         family = "transformer"
     elif kinds & MATRIX_PRODUCTS:
         family = "dense"
-    share = roofline.share_of(MATRIX_PRODUCTS | CONVOLUTIONS | {"Attention", "QAttention"})
+    share = roofline.share_of(
+        MATRIX_PRODUCTS | CONVOLUTIONS | RECURRENT | {"Attention", "QAttention"}
+    )
     return ModelProfile(family, share, roofline, is_integer)
 
 
@@ -184,12 +189,14 @@ def _compress(profile: ModelProfile, shared: Mapping[str, Any]) -> PlannedTrial:
         "trees": "fewer trees, or a small network in their place, may answer alike",
         "convolutional": "a smaller network taught by this one may answer alike",
         "dense": "matrices of low rank, or a smaller network taught by this one, may answer alike",
+        "other": "a small network taught by it may answer alike",
     }
     left = {
         "transformer": "cutting a transformer without training it again costs more quality than "
         "8 bits; bring the module with `fairlead optimize compress --model-factory`",
+        "recurrent": "recurrent layers have no matrices of low rank to cut; bring the module with "
+        "`fairlead optimize compress --model-factory`",
         "not-onnx": "it has no graph that could be cut",
-        "other": "no matrices, convolutions or trees were found that could be cut",
     }
     family = profile.family
     if family in left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ __all__ = [
     "has_integer_matrices",
     "hoist_constants",
     "library_versions",
+    "names_read",
     "onnx_versions",
     "parse_graph",
     "quiet_logging",
     "read_graph",
+    "sort_nodes",
     "upgrade_opset",
     "with_shapes",
     "write_graph",
@@ -114,6 +117,52 @@ def with_shapes(model: Graph) -> Graph:
         return shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # noqa: BLE001 (shapes only help; every kind of failure means there are none)
         return model
+
+
+def sort_nodes(model: Graph) -> bool:
+    """Put the nodes of the main graph in an order in which each reads what came before, in place.
+
+    ONNX Runtime runs a graph in any order, and some converters leave them unsorted; the ONNX
+    specification and other readers want them sorted.
+
+    Returns:
+        Whether anything was moved; a graph with a cycle stays as it is.
+    """
+    nodes = list(model.graph.node)
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    needs = [{makers[name] for name in names_read(node) if name in makers} for node in nodes]
+    if all(max(need, default=-1) < place for place, need in enumerate(needs)):
+        return False
+    readers: dict[int, list[int]] = {}
+    for place, need in enumerate(needs):
+        for other in need:
+            readers.setdefault(other, []).append(place)
+    left = [len(need) for need in needs]
+    ready = [place for place, count in enumerate(left) if not count]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for place in readers.get(order[-1], ()):
+            left[place] -= 1
+            if not left[place]:
+                heapq.heappush(ready, place)
+    if len(order) < len(nodes):
+        return False
+    copies = [type(nodes[0]).FromString(nodes[place].SerializeToString()) for place in order]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return True
+
+
+def names_read(node: Any) -> Iterator[str]:  # noqa: ANN401 (untyped library)
+    """Yield what a node reads, within its own graphs too."""
+    yield from node.input
+    for item in node.attribute:
+        for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
+            for inner in graph.node:
+                yield from names_read(inner)
+            yield from (output.name for output in graph.output)
 
 
 def hoist_constants(model: Graph) -> Graph:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fairlead.backends.onnx_graph import Graph, write_graph
+from fairlead.backends.onnx_graph import Graph, names_read, write_graph
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
 from fairlead.core.ports import Array, Feeds, first_dimension
@@ -134,22 +134,13 @@ def drop_unused(model: Graph) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(_reads(node))
+            needed.update(names_read(node))
     nodes = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
     tensors = [t for t in graph.initializer if t.name in needed]
     copies = [type(t).FromString(t.SerializeToString()) for t in tensors]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(copies)
-
-
-def _reads(node: Any) -> Iterator[str]:  # noqa: ANN401 (untyped library)
-    yield from node.input
-    for item in node.attribute:
-        for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
-            for inner in graph.node:
-                yield from _reads(inner)
-            yield from (output.name for output in graph.output)
 
 
 def run_taps(

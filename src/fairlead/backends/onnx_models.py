@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fairlead.backends.converted import Converted, versions_of
+from fairlead.backends.onnx_graph import sort_nodes
 from fairlead.backends.onnxruntime import OnnxRunner
 from fairlead.core.bundle import Task
 from fairlead.core.dataset import Dataset, bind
@@ -68,7 +69,8 @@ def read_onnx(path: Path) -> OnnxSource:
         )
         if is_external:
             onnx.load_external_data_for_model(proto, str(path.parent))
-        onnx.checker.check_model(str(path) if is_external else proto)
+        is_sorted = not sort_nodes(proto)
+        onnx.checker.check_model(str(path) if is_external and is_sorted else proto)
     except Exception as exc:
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0][:300]
         raise ModelError(
@@ -80,6 +82,8 @@ def read_onnx(path: Path) -> OnnxSource:
         raise ModelError(f"{path} has no {missing}", hint="export the model again")
     classes = _classes_in(proto.graph)
     changes = tuple(_tidied(proto.graph))
+    if not is_sorted:
+        changes = ("sorted the nodes of the graph", *changes)
     return OnnxSource(proto, classes, changes, None if changes or is_external else path)
 
 

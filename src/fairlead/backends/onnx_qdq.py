@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from fairlead.backends.onnx_graph import Graph
 from fairlead.backends.onnx_layers import Layer, copy_graph, drop_unused, initializers, layers_of
 
-__all__ = ["SWITCHES", "QdqPlan", "channel_axis", "insert_qdq", "observed_tensors"]
+__all__ = [
+    "SWITCHES",
+    "QdqPlan",
+    "channel_axis",
+    "insert_qdq",
+    "joins_of",
+    "observed_tensors",
+]
 
 SWITCHES = "fairlead_switches"
 """Name of the input that turns layers on: bool, one value per layer."""
@@ -30,7 +37,10 @@ _TINY = 1e-12
 _FUSED_AFTER = {"Relu", "Clip"}
 _NEEDS_OUTPUT = {"Conv", "ConvTranspose"}
 """Operators whose 8-bit kernel also gives 8 bits."""
-_OLDEST_OPSET = 13
+_JOINS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"}
+"""Operators between convolutions that ONNX Runtime computes in 8 bits as well."""
+_PASSES = {"Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
+"""Operators whose result has the levels of what they take."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class QdqPlan:
         is_symmetric: Whether zero lies in the middle of the activations' levels.
         tables: Whether embedding tables are stored in int8, one scale per row.
         is_dynamic: Ranges are those of every batch; only with `switches`.
+        joins: Whether sums, concatenations and pools between convolutions give 8 bits as well.
         switches: Whether an extra input turns every layer on or off.
     """
 
@@ -53,6 +64,7 @@ class QdqPlan:
     is_symmetric: bool = False
     tables: bool = True
     is_dynamic: bool = False
+    joins: bool = False
     switches: bool = False
 
 
@@ -63,8 +75,27 @@ def observed_tensors(model: Graph) -> tuple[str, ...]:
     for layer in layers_of(model):
         names += [layer.source, *_second(model, layer)]
         if layer.operator in _NEEDS_OUTPUT:
-            names.append(_outlet(layer, users))
+            names.append(_outlet(layer.output, users))
+    names += [_outlet(node.output[0], users) for node in joins_of(model)]
     return tuple(dict.fromkeys(names))
+
+
+def joins_of(model: Graph) -> tuple[Any, ...]:
+    """Return the nodes that combine only what convolutions gave, in order of execution."""
+    constants = initializers(model)
+    narrow = {layer.output for layer in layers_of(model) if layer.operator in _NEEDS_OUTPUT}
+    found = []
+    for node in model.graph.node:
+        is_join = node.op_type in _JOINS
+        taken = [name for name in node.input if name] if is_join else node.input[:1]
+        if not (is_join or node.op_type in _PASSES) or not taken or not narrow.issuperset(taken):
+            continue
+        if any(name in constants for name in taken):
+            continue
+        narrow.update(node.output)
+        if is_join:
+            found.append(node)
+    return tuple(found)
 
 
 def channel_axis(model: Graph, layer: Layer) -> int | None:
@@ -93,6 +124,9 @@ def insert_qdq(model: Graph, plan: QdqPlan) -> Graph:
     for layer in layers_of(model):
         if layer.name in chosen:
             writer.quantize(layer, place[layer.name])
+    if plan.joins and not (plan.switches or plan.is_dynamic):
+        for node in joins_of(model):
+            writer.join(node.output[0])
     if plan.tables and not plan.switches:
         writer.shrink_tables()
     return writer.finish()
@@ -116,7 +150,7 @@ class _Writer:
         """Lay pairs around one layer, unless a range is missing."""
         node = self.nodes[layer.name]
         others = _second(self.model, layer)
-        outlet = _outlet(layer, self.users) if layer.operator in _NEEDS_OUTPUT else ""
+        outlet = _outlet(layer.output, self.users) if layer.operator in _NEEDS_OUTPUT else ""
         needed = [layer.source, *others, *([outlet] if outlet else [])]
         ranges = self.plan.ranges
         if not self.plan.is_dynamic and any(name not in ranges for name in needed):
@@ -219,6 +253,21 @@ class _Writer:
         extra: dict[str, Any] = {"axis": 0} if products.ndim else {}
         self.head.append(helper.make_node("DequantizeLinear", ends, [name], f"{name}_DQ", **extra))
         node.input[2] = name
+
+    def join(self, tensor: str) -> None:
+        """Lay a pair behind a join whose convolutions were all quantized."""
+        outlet = _outlet(tensor, self.users)
+        node = next(node for node in self.model.graph.node if tensor in node.output)
+        if outlet in self.plan.ranges and all(self._is_narrow(name) for name in node.input if name):
+            self._outlet_pair(outlet, "")
+
+    def _is_narrow(self, tensor: str) -> bool:
+        """Whether a tensor comes out of a pair, with nothing between that changes its levels."""
+        if tensor in self.pairs.values():
+            return True
+        producer = next((n for n in self.model.graph.node if tensor in n.output), None)
+        is_passed = producer is not None and producer.op_type in _PASSES
+        return is_passed and self._is_narrow(producer.input[0])
 
     def _outlet_pair(self, tensor: str, flag: str) -> None:
         """Lay a pair behind a convolution; all who read the tensor read what comes out."""
@@ -363,9 +412,9 @@ def _second(model: Graph, layer: Layer) -> list[str]:
     return [node.input[1]]
 
 
-def _outlet(layer: Layer, users: Mapping[str, list[Any]]) -> str:
-    """Return where the 8-bit result leaves: behind an activation that fuses, if there is one."""
-    readers = users.get(layer.output, [])
+def _outlet(tensor: str, users: Mapping[str, list[Any]]) -> str:
+    """Return where an 8-bit result leaves: behind an activation that fuses, if there is one."""
+    readers = users.get(tensor, [])
     if len(readers) == 1 and readers[0].op_type in _FUSED_AFTER:
         return str(readers[0].output[0])
-    return layer.output
+    return tensor

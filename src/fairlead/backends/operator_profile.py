@@ -24,7 +24,7 @@ from fairlead.core.ports import Feeds, first_dimension
 from fairlead.core.signature import Signature, conform
 from fairlead.measure.roofline import OperatorCost, Roofline
 
-__all__ = ["CONVOLUTIONS", "MATRIX_PRODUCTS", "profile_operators"]
+__all__ = ["CONVOLUTIONS", "MATRIX_PRODUCTS", "RECURRENT", "profile_operators"]
 
 MATRIX_PRODUCTS = frozenset({
     "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat",
@@ -33,7 +33,7 @@ MATRIX_PRODUCTS = frozenset({
 CONVOLUTIONS = frozenset({
     "Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger", "ConvTranspose",
 })  # fmt: skip
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 _ATTENTION = frozenset({"Attention", "QAttention"})
 _INT8 = frozenset({
     "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm",
@@ -214,7 +214,7 @@ def _flops(operator: str, inputs: list[list[int]], outputs: list[list[int]], nod
         if operator == "ConvTranspose":
             return 2.0 * math.prod(first) * math.prod(weight) / max(weight[0], 1)
         return 2.0 * made * math.prod(weight) / max(weight[0], 1)
-    if operator in _RECURRENT and len(first) == 3:
+    if operator in RECURRENT and len(first) == 3:
         return 2.0 * first[0] * first[1] * sum(math.prod(one) for one in node.weights)
     if operator in _ATTENTION and len(first) == 3 and weight:
         rows, length, _ = first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,7 @@ def to_onnx(estimator: Any, layout: Layout, *, is_classifier: bool) -> Any:  # n
             hint="use estimators that skl2onnx supports",
         ) from exc
     _encode_missing_text(prepared, proto.graph)
+    _name_present_locale(proto.graph)
     if any(dtype == "float64" for _, dtype, _ in layout.inputs):
         _impute_in_double(proto.graph)
         _run_trees_in_float(proto.graph)
@@ -97,6 +99,17 @@ def _encode_missing_text(prepared: Any, graph: Any) -> None:  # noqa: ANN401 (un
         keys = list(values["keys_strings"].strings)
         if b"" in keys:
             values["values_floats"].floats[keys.index(b"")] = min(codes)
+
+
+def _name_present_locale(graph: Any) -> None:  # noqa: ANN401 (untyped library)
+    """Lower and upper case by rules that every Linux has; ONNX's en_US is in no slim container."""
+    from onnx import helper
+
+    for node in graph.node if sys.platform == "linux" else ():
+        if node.op_type == "StringNormalizer":
+            others = [item for item in node.attribute if item.name != "locale"]
+            del node.attribute[:]
+            node.attribute.extend([*others, helper.make_attribute("locale", "C.UTF-8")])
 
 
 def _impute_in_double(graph: Any) -> None:  # noqa: ANN401 (untyped library)

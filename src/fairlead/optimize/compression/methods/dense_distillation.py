@@ -55,6 +55,10 @@ def dense_distillation(bench: Bench) -> Found:
     Raises:
         ModelError: The teacher failed on the rows.
     """
+    lengths = [spec.name for spec in bench.bundle.signature.inputs if -1 in spec.shape[1:]]
+    if lengths:
+        reason = f"rows of {', '.join(lengths)} may have other sizes than those at hand"
+        return Found(METHOD, reason=f"{reason}, and a small dense network takes one size only")
     table = table_of(bench.tensors(bench.fit))
     if table is None or table.shape[1] > _MOST_FEATURES:
         reason = "its inputs are text" if table is None else "its inputs are too wide"

@@ -7,7 +7,7 @@ from typing import Any
 
 from fairlead.backends.onnx_graph import write_graph
 from fairlead.backends.onnx_layers import Layer
-from fairlead.backends.onnx_qdq import QdqPlan, insert_qdq
+from fairlead.backends.onnx_qdq import QdqPlan, insert_qdq, joins_of
 from fairlead.backends.onnx_ranges import TensorStatistics
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.optimize.quantization.recipe import Recipe
@@ -41,7 +41,8 @@ def qdq_recipes(
     """Make recipes from a graph and what calibration showed of it.
 
     Products of two activations (attention) gain least and lose most: a second recipe for ONNX
-    Runtime quantizes them as well, for large batches.
+    Runtime quantizes them as well, for large batches. Sums, concatenations and pools between
+    convolutions stay in float or are computed in 8 bits, in a recipe each.
     """
     every = tuple(layer for layer in work.layers_in(graph) if layer.source in seen)
     weighted = tuple(layer for layer in every if layer.weight)
@@ -52,6 +53,8 @@ def qdq_recipes(
         recipes.append(_recipe(work, graph, seen, method, weighted, None))
         if len(every) > len(weighted):
             recipes.append(_recipe(work, graph, seen, method, every, None))
+        if joins_of(graph) and len(every) == len(weighted):
+            recipes.append(_recipe(work, graph, seen, method, weighted, None, joins=True))
     recipes += [_recipe(work, graph, seen, method, weighted, runtime) for runtime in work.openvino]
     return tuple(recipes)
 
@@ -63,6 +66,8 @@ def _recipe(
     method: str,
     layers: tuple[Layer, ...],
     runtime: RuntimeSettings | None,
+    *,
+    joins: bool = False,
 ) -> Recipe:
     ranges, names = work.ranges(seen), tuple(layer.name for layer in layers)
     config = work.config
@@ -73,6 +78,7 @@ def _recipe(
             ranges,
             is_per_channel=config.per_channel,
             is_symmetric=config.symmetric,
+            joins=joins,
             switches=switches,
         )
 
@@ -84,6 +90,7 @@ def _recipe(
     for layer in layers:
         counts[layer.operator] = counts.get(layer.operator, 0) + 1
     words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    words += ", sums between them too" if joins else ""
     return Recipe(
         method=method,
         name=f"{words}, {config.calibration_method} ranges",
