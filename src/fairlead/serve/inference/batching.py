@@ -76,10 +76,12 @@ class BatchQueue:
             name: Name of the arm, for threads and messages.
             padding: Makes sequences of different lengths one batch; None keeps them apart.
         """
+        self._run = run
         self._batch_run = BatchRun(run, padding)
         self._take = take
         self.is_joinable = is_joinable
         self._limits = limits
+        self._runs_at_once = is_joinable and limits.max_wait_s <= 0
         self._name = name
         self._padding = padding
         self._pace = Pace(limits.inline_s)
@@ -137,6 +139,33 @@ class BatchQueue:
                 hint=f"send it again in {self.retry_after_s} s, or add replicas",
                 retry_after_s=self.retry_after_s,
             )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a batch may run at once: nothing waits or runs, nor is it meant to wait."""
+        return not (self._pending or self._waiting) and self._runs_at_once
+
+    def batch_rows(self, budget_s: float) -> int:
+        """Return how many rows may run together to end within a time, at least 1."""
+        fitting = self._pace.rows_within(budget_s) if budget_s < math.inf else math.inf
+        return max(1, int(min(self._limits.max_batch_rows, fitting)))
+
+    def run_now(self, feeds: dict[str, Array], n_rows: int) -> dict[str, Array] | None:
+        """Run validated requests, joined by the caller, in the event loop's thread.
+
+        Returns:
+            The outputs; None where the run would take long, or failed: its requests must go
+            through the queue, which keeps the bad ones apart.
+        """
+        if not self._pace.is_short(n_rows):
+            return None
+        started = time.perf_counter()
+        try:
+            outputs = self._run(feeds)
+        except Exception:  # noqa: BLE001 (it is run again, where somebody hears of it)
+            return None
+        self._pace.learn_inline(time.perf_counter() - started, n_rows)
+        return outputs
 
     def submit(
         self,
@@ -278,12 +307,9 @@ class BatchQueue:
             self._rows -= self._waiting.popleft().n_rows
 
     def _batch_rows(self, now: float) -> int:
-        limits = self._limits
-        if limits.latency_budget_s == math.inf:
-            return limits.max_batch_rows
-        left_s = limits.latency_budget_s - (now - self._waiting[0].since)
-        fitting = self._pace.rows_within(max(left_s, limits.latency_budget_s / 4))
-        return max(1, int(min(limits.max_batch_rows, fitting)))
+        budget_s = self._limits.latency_budget_s
+        left_s = budget_s - (now - self._waiting[0].since)
+        return self.batch_rows(max(left_s, budget_s / 4))
 
     def _wait_for_company(self) -> float:
         if self._limits.max_wait_s <= 0 or len(self._waiting) < 2:

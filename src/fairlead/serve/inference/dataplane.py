@@ -12,15 +12,20 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fairlead.core.errors import NotFoundError, OverloadedError
-from fairlead.core.ports import Array, Feeds
+from fairlead.core.ports import Array, Feeds, Outputs
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.cache import ResponseCache, content_key
 from fairlead.serve.inference.methods.queue import BatchResult, Waiting
 from fairlead.serve.inference.problems import CLIENT_GONE, describe, status_of
-from fairlead.serve.inference.served import DurableObserver, Observer, ServedRequest
+from fairlead.serve.inference.served import (
+    DurableObserver,
+    Observer,
+    ServedRequest,
+    ServedTogether,
+)
 from fairlead.serve.inference.traffic import Traffic
 
-__all__ = ["Answer", "Call", "Dataplane", "InferenceRequest"]
+__all__ = ["Answer", "Call", "Dataplane", "InferenceRequest", "Joined"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +59,26 @@ class InferenceRequest(NamedTuple):
     caller: str = ""
     outputs: tuple[str, ...] | None = None
     parameters: Mapping[str, Any] = MappingProxyType({})
+
+
+class Joined(NamedTuple):
+    """Validated requests to one arm, put below one another; one value per request in every list.
+
+    Attributes:
+        ids: The clients' ids, or "" to be given one.
+        arrived: When each arrived, in seconds of `time.perf_counter`, the oldest first.
+        n_rows: Rows of each.
+        trace_ids: Ids of the distributed traces they belong to, or "".
+        callers: Who asks, as the guard knows them, or "".
+        feeds: The tensors of all of them, as the model takes them.
+    """
+
+    ids: list[str]
+    arrived: list[float]
+    n_rows: list[int]
+    trace_ids: list[str]
+    callers: list[str]
+    feeds: dict[str, Array]
 
 
 class Answer(NamedTuple):
@@ -258,6 +283,7 @@ class Dataplane:
         self._durable = [item for item in self._observers if isinstance(item, DurableObserver)]
         self._held: list[tuple[Call, Answer]] = []
         self._n_held = 0
+        self._is_plain = len(self.arms) == 1 and cache is None and not self._durable
         self._versions = {arm.version: arm for arm in reversed(self.arms.values())}
         self._prefix = secrets.token_hex(5)
         self._numbers = itertools.count(1)
@@ -352,6 +378,63 @@ class Dataplane:
         call = Call(self, request, call_id, arm, done)
         call.start(deadline)
         return call
+
+    def plain_arm(self, version: str | None = None) -> Arm | None:
+        """Return the arm whose requests differ in nothing but their tensors, or None.
+
+        None asks for `submit`: chance chooses the arm, another one looks on, answers are known
+        already or wait for the disk, or requests wait in the queue.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        if not self._is_plain:
+            return None
+        arm = self.baseline if version is None else self.choose_arm(version)
+        return arm if arm.queue.is_free else None
+
+    def answer_now(self, arm: Arm, asked: Joined) -> ServedTogether | None:
+        """Answer requests to a plain arm in one batch before anything else happens.
+
+        Whoever gets an answer from here tells `remember_together`.
+
+        Returns:
+            The answers; None asks for `submit`: the model would hold up the event loop, it failed
+            on one of the requests, or time was up.
+        """
+        began = time.perf_counter()
+        if began - asked.arrived[0] >= self._timeout_s:
+            return None
+        rows = sum(asked.n_rows)
+        outputs = arm.queue.run_now(asked.feeds, rows)
+        if outputs is None:
+            return None
+        ended = time.perf_counter()
+        prefix, numbers = self._prefix, self._numbers
+        return ServedTogether(
+            arm,
+            [given or f"{prefix}-{next(numbers):x}" for given in asked.ids],
+            asked.feeds,
+            outputs,
+            asked.n_rows,
+            [(began - arrived) * 1e3 for arrived in asked.arrived],
+            (ended - began) * 1e3,
+            [(ended - arrived) * 1e3 for arrived in asked.arrived],
+            rows,
+            time.time(),
+            asked.trace_ids,
+            asked.callers,
+            outputs.parts_ms if isinstance(outputs, Outputs) else None,
+        )
+
+    def remember_together(self, served: ServedTogether) -> None:
+        """Tell the observers of requests that `answer_now` answered."""
+        for observer in self._observers:
+            try:
+                observer(served)
+            except Exception:  # noqa: BLE001 (logged)
+                # Requests that were not answered yet must not pay for it.
+                _log.exception("%d requests are not remembered everywhere", len(served))
 
     async def infer(self, request: InferenceRequest) -> Answer:
         """Answer one request, and mirror it to the shadow arm when there is one.

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from fairlead.backends.prediction_log import LogCounts
 from fairlead.core.extras import requires
 from fairlead.serve.inference.arms import Arm
-from fairlead.serve.inference.served import ServedRequest
+from fairlead.serve.inference.served import ServedRequest, ServedTogether
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -167,12 +168,32 @@ class ServingMetrics:
 
     def observe(self, requests: Sequence[ServedRequest]) -> None:
         """Count requests that an arm took; what they have in common is counted once for many."""
-        self._fresh.extend(map(_PICK, requests))
-        for served in requests:
-            if served.parts_ms:
-                self._count_steps(served.arm, served.parts_ms)
+        if isinstance(requests, ServedTogether):
+            self._take_together(requests)
+        else:
+            self._fresh.extend(map(_PICK, requests))
+            for served in requests:
+                if served.parts_ms:
+                    self._count_steps(served.arm, served.parts_ms)
         if len(self._fresh) >= _FOLD or not requests:
             self._fold()
+
+    def _take_together(self, served: ServedTogether) -> None:
+        self._fresh.extend(
+            zip(
+                repeat(served.arm),
+                repeat(200),
+                served.total_ms,
+                served.queue_ms,
+                repeat(served.run_ms),
+                repeat(served.batch_rows),
+                served.n_rows,
+                strict=False,
+            )
+        )
+        if served.parts_ms:
+            for _ in served.ids:
+                self._count_steps(served.arm, served.parts_ms)
 
     def _fold(self) -> None:
         """Put what is fresh into the tallies."""

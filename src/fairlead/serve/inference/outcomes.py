@@ -7,7 +7,8 @@ hundred thousand outcomes take about five megabytes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from fairlead.core.errors import FairleadError
 from fairlead.measure.quality import predicted
 from fairlead.serve.inference.arms import Arm
-from fairlead.serve.inference.served import ServedRequest
+from fairlead.serve.inference.served import ServedRequest, ServedTogether
 
 __all__ = ["OutcomeRing"]
 
@@ -30,15 +31,16 @@ _ID_BYTES = 20
 
 
 class _Fresh(NamedTuple):
-    """An outcome that is not in its columns yet."""
+    """Outcomes of one batch that are not in their columns yet."""
 
-    id: str
+    ids: Sequence[str]
     arm: Arm
     status: int
     run_ms: float
-    total_ms: float
+    total_ms: Sequence[float]
     at: float
     output: NDArray[Any] | None
+    n_rows: Sequence[int]
 
 
 class OutcomeRing:
@@ -49,6 +51,7 @@ class OutcomeRing:
         self._capacity = capacity
         self._last = 0
         self._fresh: list[_Fresh] = []
+        self._n_fresh = 0
         self._values: list[Any] = []
         self._who: list[tuple[str, str]] = []
         # Memory that was never written to is not taken from the machine.
@@ -63,22 +66,43 @@ class OutcomeRing:
 
     def observe(self, requests: Sequence[ServedRequest]) -> None:
         """Remember requests, but for those that were only probes."""
-        fresh = self._fresh
+        if isinstance(requests, ServedTogether):
+            self._observe_together(requests)
+            return
         for served in requests:
             if not served.is_probe:
-                fresh.append(
+                output = _kept(served.arm, served.outputs)
+                self._add(
                     _Fresh(
-                        served.id,
+                        (served.id,),
                         served.arm,
                         served.status,
                         served.run_ms,
-                        served.total_ms,
+                        (served.total_ms,),
                         served.at,
-                        _kept(served),
+                        output,
+                        () if output is None else (len(output),),
                     )
                 )
-        if len(fresh) >= _FOLD or not requests:
+        if self._n_fresh >= _FOLD or not requests:
             self._fold()
+
+    def _observe_together(self, served: ServedTogether) -> None:
+        arm = served.arm
+        output = _output(arm, served.outputs)
+        self._add(
+            _Fresh(
+                served.ids, arm, 200, served.run_ms, served.total_ms, served.at, output,
+                served.n_rows,
+            )
+        )  # fmt: skip
+        is_large = output is not None and output.nbytes > _MAX_KEPT_BYTES
+        if is_large or self._n_fresh >= _FOLD:
+            self._fold()
+
+    def _add(self, fresh: _Fresh) -> None:
+        self._fresh.append(fresh)
+        self._n_fresh += len(fresh.ids)
 
     def read(self, after: int, limit: int) -> dict[str, Any]:
         """Return up to `limit` outcomes whose number is greater than `after`, as JSON.
@@ -115,38 +139,59 @@ class OutcomeRing:
 
     def _fold(self) -> None:
         """Move the fresh outcomes into their columns."""
-        fresh, self._fresh = self._fresh, []
+        fresh, self._fresh, self._n_fresh = self._fresh, [], 0
         if not fresh:
             return
-        if len(fresh) > self._capacity:
-            self._last += len(fresh) - self._capacity
-            fresh = fresh[-self._capacity :]
-        places = (self._last + np.arange(len(fresh))) % self._capacity
-        self._arms[places] = [self._number(item.arm) for item in fresh]
-        self._statuses[places] = [item.status for item in fresh]
-        self._times_ms[places] = [(item.run_ms, item.total_ms) for item in fresh]
-        self._at[places] = [item.at for item in fresh]
-        self._ids[places] = [item.id if _is_short(item.id) else "" for item in fresh]
-        for item, value, place in zip(fresh, _values(fresh), places.tolist(), strict=True):
-            self._last += 1
-            if place >= len(self._values):
-                self._values.extend([None] * (place + 1 - len(self._values)))
-            self._values[place] = value
-            if not _is_short(item.id):
-                self._odd_ids[place] = item.id
-            elif self._odd_ids:
-                self._odd_ids.pop(place, None)
-            if isinstance(value, np.ndarray):
-                self._keep_long(value)
+        sizes = [len(item.ids) for item in fresh]
+        ids = list(chain.from_iterable([item.ids for item in fresh]))
+        values = _values(fresh)
+        skip = max(0, len(ids) - self._capacity)
+        ids, values = ids[skip:], values[skip:]
+        self._last += skip
+        places = (self._last + np.arange(len(ids))) % self._capacity
+        self._arms[places] = np.repeat([self._number(item.arm) for item in fresh], sizes)[skip:]
+        self._statuses[places] = np.repeat([item.status for item in fresh], sizes)[skip:]
+        self._at[places] = np.repeat([item.at for item in fresh], sizes)[skip:]
+        self._times_ms[places, 0] = np.repeat([item.run_ms for item in fresh], sizes)[skip:]
+        total_ms = list(chain.from_iterable([item.total_ms for item in fresh]))
+        self._times_ms[places, 1] = total_ms[skip:]
+        self._keep_ids(ids, places)
+        self._keep_values(values, int(places[0]))
 
-    def _keep_long(self, value: NDArray[Any]) -> None:
-        self._long.append((self._last, value.nbytes))
+    def _keep_ids(self, ids: list[str], places: NDArray[np.int64]) -> None:
+        text = "".join(ids)
+        if len(max(ids, key=len)) <= _ID_BYTES and text.isascii() and "\0" not in text:
+            self._ids[places] = ids
+            if not self._odd_ids:
+                return
+        else:
+            self._ids[places] = [each if _is_short(each) else "" for each in ids]
+        for each, place in zip(ids, places.tolist(), strict=True):
+            if not _is_short(each):
+                self._odd_ids[place] = each
+            else:
+                self._odd_ids.pop(place, None)
+
+    def _keep_values(self, values: list[Any], first: int) -> None:
+        """Put values into their places, around the end of the ring where they come to it."""
+        held, capacity = self._values, self._capacity
+        held.extend([None] * (first - len(held)))
+        split = min(len(values), capacity - first)
+        held[first : first + split] = values[:split]
+        held[: len(values) - split] = values[split:]
+        for seq, value in enumerate(values, self._last + 1):
+            if isinstance(value, np.ndarray):
+                self._keep_long(value, seq)
+        self._last += len(values)
+
+    def _keep_long(self, value: NDArray[Any], seq: int) -> None:
+        self._long.append((seq, value.nbytes))
         self._long_bytes += value.nbytes
         while self._long_bytes > _MAX_LONG_BYTES:
-            seq, size = self._long.popleft()
+            old, size = self._long.popleft()
             self._long_bytes -= size
-            if seq > self._last - self._capacity:
-                self._values[(seq - 1) % self._capacity] = None
+            if old > seq - self._capacity:
+                self._values[(old - 1) % self._capacity] = None
 
     def _number(self, arm: Arm) -> int:
         who = (arm.name, arm.version)
@@ -159,49 +204,59 @@ def _is_short(request_id: str) -> bool:
     return len(request_id) <= _ID_BYTES and request_id.isascii() and "\0" not in request_id
 
 
-def _kept(served: ServedRequest) -> NDArray[Any] | None:
+def _output(arm: Arm, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] | None:
     """Return the output that holds the prediction."""
-    outputs = served.outputs
     if outputs is None:
         return None
-    output = outputs.get(served.arm.bundle.manifest.prediction_output)
-    if output is None or output.ndim == 0:
-        return None
-    if output.nbytes > _MAX_KEPT_BYTES:
-        output = output[:_MAX_PREDICTIONS].copy()
-    return output
+    output = outputs.get(arm.bundle.manifest.prediction_output)
+    return None if output is None or output.ndim == 0 else output
+
+
+def _kept(arm: Arm, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] | None:
+    """Return the rows that are kept of the output that holds the prediction of a request."""
+    output = _output(arm, outputs)
+    if output is not None and output.nbytes > _MAX_KEPT_BYTES:
+        return output[:_MAX_PREDICTIONS].copy()
+    return output if output is None else output[:_MAX_PREDICTIONS]
 
 
 def _values(fresh: Sequence[_Fresh]) -> list[Any]:
     """Return the prediction of each outcome: one value, an array for several rows, or None."""
-    values: list[Any] = [None] * len(fresh)
-    groups: dict[Arm, list[int]] = {}
-    for place, item in enumerate(fresh):
+    groups: dict[Arm, list[_Fresh]] = {}
+    for item in fresh:
         if item.output is not None:
-            groups.setdefault(item.arm, []).append(place)
-    for arm, places in groups.items():
-        outputs = [output for p in places if (output := fresh[p].output) is not None]
-        found = _predicted(arm, outputs)
-        for place, value in zip(places, found, strict=True):
-            values[place] = value
+            groups.setdefault(item.arm, []).append(item)
+    found = {arm: iter(_predicted(arm, group)) for arm, group in groups.items()}
+    values: list[Any] = []
+    for item in fresh:
+        if item.output is None:
+            values += [None] * len(item.ids)
+        else:
+            values += islice(found[item.arm], len(item.ids))
     return values
 
 
-def _predicted(arm: Arm, outputs: list[NDArray[Any]]) -> list[Any]:
+def _predicted(arm: Arm, batches: list[_Fresh]) -> list[Any]:
+    """Return the prediction of each request of one arm; they all have outputs."""
     manifest = arm.bundle.manifest
+    outputs = [item.output for item in batches if item.output is not None]
+    n_rows = list(chain.from_iterable([item.n_rows for item in batches]))
     try:
-        joined = np.concatenate([output[:_MAX_PREDICTIONS] for output in outputs])
+        joined = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
         found = predicted(manifest, {manifest.prediction_output: joined})
     except (FairleadError, ValueError, TypeError, IndexError):
-        if len(outputs) > 1:
-            return [value for output in outputs for value in _predicted(arm, [output])]
+        if len(batches) > 1:
+            return [value for item in batches for value in _predicted(arm, [item])]
         # A model of another kind has no single prediction per row.
-        return [None]
-    ends = np.cumsum([min(len(output), _MAX_PREDICTIONS) for output in outputs]).tolist()
+        return [None] * len(n_rows)
+    if len(found) == len(n_rows) and found.dtype.kind != "O":
+        values: list[Any] = found.tolist()
+        return values
+    ends = np.cumsum(n_rows).tolist()
     starts = [0, *ends[:-1]]
     return [
         found[start].item() if end - start == 1 and found.dtype.kind != "O"
         else found[start] if end - start == 1
-        else found[start:end].copy()
+        else found[start : min(end, start + _MAX_PREDICTIONS)].copy()
         for start, end in zip(starts, ends, strict=True)
     ]  # fmt: skip

@@ -13,63 +13,10 @@ _HANDOVER_S = 0.012
 _VETO_RUNS = 256
 
 
-class _Mean:
-    """Seconds per row over the last few runs."""
-
-    __slots__ = ("_recent", "_total_rows", "_total_s", "row_s")
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_RUNS)
-        self._total_s = 0.0
-        self._total_rows = 0
-        self.row_s = math.inf
-
-    def add(self, run_s: float, rows: int) -> None:
-        recent = self._recent
-        if len(recent) == _RECENT_RUNS:
-            old_s, old_rows = recent[0]
-            self._total_s -= old_s
-            self._total_rows -= old_rows
-        recent.append((run_s, rows))
-        self._total_s += run_s
-        self._total_rows += rows
-        self.row_s = max(self._total_s, 0.0) / self._total_rows
-
-
-class _Runs:
-    """The last few runs: how long each took, and for how many rows."""
-
-    __slots__ = ("_fewest", "_recent", "_typical_s")
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_RUNS)
-        self._typical_s = math.inf
-        self._fewest = 0
-
-    def add(self, run_s: float, rows: int) -> None:
-        recent = self._recent
-        recent.append((run_s, rows))
-        times = sorted([spent_s for spent_s, _ in recent])
-        self._typical_s = times[(len(times) - 1) // 2]
-        self._fewest = min([ran for _, ran in recent])
-
-    def expect_s(self, rows: int) -> float:
-        """Return the lower median of what the runs say of so many rows; infinite without one.
-
-        A smaller batch is taken to last as long as the one that ran: most of a short run does not
-        depend on the rows, and an arm that gets few requests must not look slower than its twin
-        that gets many. One run that the machine interrupted changes nothing.
-        """
-        if rows <= self._fewest or not self._recent:
-            return self._typical_s
-        guesses = sorted([run_s * max(1.0, rows / ran) for run_s, ran in self._recent])
-        return guesses[(len(guesses) - 1) // 2]
-
-
 class Pace:
     """Remembers the last few runs of an arm."""
 
-    __slots__ = ("_costs", "_inline_s", "_stalls", "_veto", "_waits")
+    __slots__ = ("_costs", "_inline_s", "_rows", "_stalls", "_veto", "_walls")
 
     def __init__(self, inline_s: float) -> None:
         """Know nothing yet.
@@ -78,15 +25,15 @@ class Pace:
             inline_s: Runs shorter than this may hold up the event loop.
         """
         self._inline_s = inline_s
-        self._waits = _Mean()
-        self._costs = _Runs()
+        self._walls: deque[float] = deque(maxlen=_RECENT_RUNS)
+        self._costs: deque[float] = deque(maxlen=_RECENT_RUNS)
+        self._rows: deque[int] = deque(maxlen=_RECENT_RUNS)
         self._stalls = 0
         self._veto = 0
 
     def learn_inline(self, run_s: float, rows: int) -> None:
         """Take note of a batch that ran in the event loop's thread."""
-        self._waits.add(run_s, rows)
-        self._costs.add(run_s, rows)
+        self._add(run_s, run_s, rows)
         if run_s < self._inline_s:
             self._stalls = 0
             return
@@ -97,20 +44,46 @@ class Pace:
 
     def learn_aside(self, run_s: float, cpu_s: float, rows: int) -> None:
         """Take note of a batch that ran in a thread, and of the CPU time it took there."""
-        self._waits.add(run_s, rows)
-        self._costs.add(cpu_s if run_s - cpu_s < _HANDOVER_S else run_s, rows)
+        self._add(run_s, cpu_s if run_s - cpu_s < _HANDOVER_S else run_s, rows)
         self._veto = max(0, self._veto - 1)
 
     def is_short(self, rows: int) -> bool:
         """Return whether a batch will probably not hold up the event loop."""
-        return not self._veto and self._costs.expect_s(rows) < self._inline_s
+        if self._veto or not self._rows:
+            return False
+        fewest = min(self._rows)
+        worst_s = max(self._costs) * max(1.0, rows / fewest)
+        return worst_s < self._inline_s or self._expect_s(rows, fewest) < self._inline_s
 
     def rows_within(self, budget_s: float) -> float:
         """Rows that a batch may have to end within a time; infinite before the first run."""
-        row_s = self._waits.row_s
+        row_s = self._row_s()
         return budget_s / row_s if 0 < row_s < math.inf else math.inf
 
     def wait_s(self, rows: int, parallel_runs: int) -> float:
         """Seconds until that many rows have been worked off; 0 before the first run."""
-        row_s = self._waits.row_s
+        row_s = self._row_s()
         return rows * row_s / parallel_runs if row_s < math.inf else 0.0
+
+    def _add(self, wall_s: float, cost_s: float, rows: int) -> None:
+        self._walls.append(wall_s)
+        self._costs.append(cost_s)
+        self._rows.append(rows)
+
+    def _row_s(self) -> float:
+        """Seconds per row over the last few runs; infinite before the first one."""
+        return sum(self._walls) / sum(self._rows) if self._rows else math.inf
+
+    def _expect_s(self, rows: int, fewest: int) -> float:
+        """Return the lower median of what the last runs say of so many rows.
+
+        A smaller batch is taken to last as long as the one that ran: most of a short run does not
+        depend on the rows, and an arm that gets few requests must not look slower than its twin
+        that gets many. One run that the machine interrupted changes nothing.
+        """
+        if rows <= fewest:
+            guesses = sorted(self._costs)
+        else:
+            runs = zip(self._costs, self._rows, strict=True)
+            guesses = sorted([cost_s * max(1.0, rows / ran) for cost_s, ran in runs])
+        return guesses[(len(guesses) - 1) // 2]

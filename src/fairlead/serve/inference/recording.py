@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,12 +18,14 @@ from fairlead.core.ports import Array, Feeds
 from fairlead.core.signature import STRING
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.config import ServingConfig
-from fairlead.serve.inference.served import Observer, ServedRequest
+from fairlead.serve.inference.served import Observer, ServedRequest, ServedTogether
 
 __all__ = ["log_observer", "open_log"]
 
 _TEXT_BYTES = 64
 _WORTH_JOINING = 8
+_REQUEST_BYTES = 512
+"""What a request in the buffer weighs beside its arrays."""
 _ARM = attrgetter("arm")
 
 
@@ -64,6 +68,16 @@ class _Recorder:
 
     def __call__(self, requests: Sequence[ServedRequest], /) -> None:
         """Buffer what is worth remembering."""
+        if isinstance(requests, ServedTogether) and self._takes_as_it_is(requests):
+            n_rows = requests.batch_rows
+            n_bytes = n_rows * (self._weights.of_row(requests.arm) or 0)
+            self._log.append_rendered(
+                (requests,),
+                self._render_together,
+                n_rows=n_rows,
+                n_bytes=n_bytes + _REQUEST_BYTES * len(requests.ids),
+            )
+            return
         kept = [item for item in requests if item.feeds is not None and not item.is_probe]
         if not kept:
             return
@@ -74,6 +88,16 @@ class _Recorder:
             self._log.append_rendered(joined, render_joined, n_rows=n_rows, n_bytes=n_bytes)
         else:
             self._log.append_rendered(kept, self._render, n_rows=n_rows, n_bytes=n_bytes)
+
+    def _takes_as_it_is(self, served: ServedTogether) -> bool:
+        return self._log.takes_joined and self._weights.of_row(served.arm) is not None
+
+    def _render_together(self, batches: Sequence[ServedTogether]) -> list[RequestColumns]:
+        arms = dict.fromkeys([item.arm for item in batches])
+        return [
+            _columns_together(self._service, arm, [item for item in batches if item.arm is arm])
+            for arm in arms
+        ]
 
     def _render(self, requests: Sequence[ServedRequest]) -> list[RequestColumns]:
         service = self._service
@@ -104,7 +128,7 @@ class _Weights:
         for served in requests:
             if served.arm is not arm:
                 arm = served.arm
-                row_bytes = self._of_arm(arm)
+                row_bytes = self.of_row(arm)
             n_rows += served.n_rows
             if row_bytes is not None:
                 n_bytes += row_bytes * served.n_rows
@@ -115,11 +139,12 @@ class _Weights:
     def are_alike(self, requests: Sequence[ServedRequest]) -> bool:
         """Say whether requests are of one arm, succeeded, and have rows of one size."""
         arm = requests[0].arm
-        return self._of_arm(arm) is not None and all(
+        return self.of_row(arm) is not None and all(
             item.arm is arm and item.status == 200 for item in requests
         )
 
-    def _of_arm(self, arm: Arm) -> int | None:
+    def of_row(self, arm: Arm) -> int | None:
+        """Return the bytes of a row of all tensors of an arm, or None when rows differ."""
         if arm not in self._row_bytes:
             self._row_bytes[arm] = _row_bytes(arm)
         return self._row_bytes[arm]
@@ -135,6 +160,37 @@ def _columns(service: str, arm: Arm, group: Sequence[ServedRequest]) -> RequestC
         bundle_digest=bundle.digest,
         arm=(arm.name,) * len(group),
         **{name: columns[name] for name in RequestColumns._fields if name in _SAME},
+    )
+
+
+def _columns_together(
+    service: str, arm: Arm, batches: Sequence[ServedTogether]
+) -> RequestColumns:
+    bundle = arm.bundle
+    sizes = [len(item.ids) for item in batches]
+    count = sum(sizes)
+
+    def one_each(values: Sequence[Any]) -> list[Any]:
+        return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
+
+    return RequestColumns(
+        service=service,
+        manifest=bundle.manifest,
+        version=bundle.version,
+        bundle_digest=bundle.digest,
+        id=list(chain.from_iterable([item.ids for item in batches])),
+        arm=(arm.name,) * count,
+        status=(200,) * count,
+        feeds=[item.feeds for item in batches],
+        outputs=[item.outputs for item in batches],
+        n_rows=list(chain.from_iterable([item.n_rows for item in batches])),
+        queue_ms=list(chain.from_iterable([item.queue_ms for item in batches])),
+        run_ms=one_each([item.run_ms for item in batches]),
+        total_ms=list(chain.from_iterable([item.total_ms for item in batches])),
+        batch_rows=one_each([item.batch_rows for item in batches]),
+        at=one_each([item.at for item in batches]),
+        trace_id=list(chain.from_iterable([item.trace_ids for item in batches])),
+        error=("",) * count,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 from fairlead.core.ports import Array, Feeds
 from fairlead.serve.inference.arms import Arm
 
-__all__ = ["DurableObserver", "Observer", "ServedRequest"]
+__all__ = ["DurableObserver", "Observer", "ServedRequest", "ServedTogether"]
 
 
 class ServedRequest(NamedTuple):
@@ -56,10 +56,104 @@ class ServedRequest(NamedTuple):
         return self.status == 200 and self.batch_rows == 0
 
 
+class ServedTogether(Sequence[ServedRequest]):
+    """Requests that one arm answered in one batch: what they share is said once.
+
+    It is a sequence of served requests, each made when somebody looks at it. Observers that take
+    columns find them here, one value per request, without an object per request.
+
+    Attributes:
+        arm: The arm that answered.
+        ids: Their ids.
+        feeds: Their validated inputs, one below the other.
+        outputs: Their outputs in the same order.
+        n_rows: Rows of each.
+        queue_ms: Time each waited for the model, in ms.
+        run_ms: Time the model ran, in ms.
+        total_ms: Time from each one's arrival to the end of the run, in ms.
+        batch_rows: Rows that ran together.
+        at: End of the run, seconds since the epoch.
+        trace_ids: Ids of distributed traces, or "".
+        callers: Who asked, as the guard knows them, or "".
+        parts_ms: Step → time it ran for the whole batch, in ms, of models that tell; or None.
+    """
+
+    __slots__ = (
+        "arm", "at", "batch_rows", "callers", "feeds", "ids", "n_rows", "outputs", "parts_ms",
+        "queue_ms", "run_ms", "total_ms", "trace_ids",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        arm: Arm,
+        ids: list[str],
+        feeds: dict[str, Array],
+        outputs: dict[str, Array],
+        n_rows: list[int],
+        queue_ms: list[float],
+        run_ms: float,
+        total_ms: list[float],
+        batch_rows: int,
+        at: float,
+        trace_ids: list[str],
+        callers: list[str],
+        parts_ms: Mapping[str, float] | None,
+    ) -> None:
+        """Describe a batch."""
+        self.arm = arm
+        self.ids = ids
+        self.feeds = feeds
+        self.outputs = outputs
+        self.n_rows = n_rows
+        self.queue_ms = queue_ms
+        self.run_ms = run_ms
+        self.total_ms = total_ms
+        self.batch_rows = batch_rows
+        self.at = at
+        self.trace_ids = trace_ids
+        self.callers = callers
+        self.parts_ms = parts_ms
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> ServedRequest: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[ServedRequest]: ...
+
+    def __getitem__(self, place: int | slice) -> ServedRequest | list[ServedRequest]:
+        return list(self)[place]
+
+    def __iter__(self) -> Iterator[ServedRequest]:
+        start = 0
+        for place, rows in enumerate(self.n_rows):
+            end = start + rows
+            yield ServedRequest(
+                self.ids[place],
+                self.arm,
+                200,
+                {name: array[start:end] for name, array in self.feeds.items()},
+                {name: array[start:end] for name, array in self.outputs.items()},
+                rows,
+                self.queue_ms[place],
+                self.run_ms,
+                self.total_ms[place],
+                self.batch_rows,
+                self.at,
+                self.trace_ids[place],
+                caller=self.callers[place],
+                parts_ms=self.parts_ms,
+            )
+            start = end
+
+
 Observer = Callable[[Sequence[ServedRequest]], None]
 """Told of requests some at a time, in the order in which they ended; it must not raise.
 
-No requests at all say that a model is about to go: nothing may refer to it from then on."""
+What it gets may be `ServedTogether`, whose columns cost less than a look at every request. No
+requests at all say that a model is about to go: nothing may refer to it from then on."""
 
 
 @runtime_checkable

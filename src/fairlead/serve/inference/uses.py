@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fairlead.serve.inference.served import Observer, ServedRequest
+from fairlead.serve.inference.served import Observer, ServedRequest, ServedTogether
 
 __all__ = ["Uses"]
 
@@ -34,13 +34,19 @@ class Uses:
         """Return what hears of the requests of a model."""
         uses = self._found.setdefault(model, {})
 
+        def note(version: str, count: int, at: float) -> None:
+            use = uses.get(version)
+            if use is None:
+                use = uses[version] = _Use()
+            use.n_requests += count
+            use.last_used = at
+
         def observe(requests: Sequence[ServedRequest]) -> None:
+            if isinstance(requests, ServedTogether):
+                note(requests.arm.version, len(requests.ids), requests.at)
+                return
             for served in requests:
-                use = uses.get(served.arm.version)
-                if use is None:
-                    use = uses[served.arm.version] = _Use()
-                use.n_requests += 1
-                use.last_used = served.at
+                note(served.arm.version, 1, served.at)
 
         return observe
 

@@ -62,11 +62,15 @@ class Application:
         """Answer a complete request, now or later; never raises."""
         head = exchange.head
         try:
-            route = self._routes.find(head.method, head.target)
+            route = head.route
+            if not isinstance(route, Route):
+                head.route = route = self._routes.find(head.method, head.target)
             guard = self._service.guard
             if guard is None:
                 if route.path.startswith("/fairlead/"):
                     self._check_token(exchange)
+                route.handler(exchange, route)
+            elif route.is_model and guard.is_open:
                 route.handler(exchange, route)
             else:
                 self._admit(guard, exchange, route)
@@ -138,10 +142,6 @@ class Application:
         return build_control(self._service)
 
     def _admit(self, guard: Guard, exchange: Exchange, route: Route) -> None:
-        if route.is_model and guard.is_open:
-            route.handler(exchange, route)
-            return
-
         guarded = _guarded(exchange, route)
         try:
             caller = guard.admit(guarded)

@@ -25,6 +25,7 @@ class Asking(NamedTuple):
         timeout_ms: How long the client waits, as it came.
         is_probe: Whether the request only tests the server.
         content_type: What the body is said to be.
+        is_usual: Whether the header fields ask for nothing but an answer in JSON.
     """
 
     header_length: str | None = None
@@ -34,6 +35,7 @@ class Asking(NamedTuple):
     timeout_ms: str = ""
     is_probe: bool = False
     content_type: str = ""
+    is_usual: bool = True
 
 
 _PLAIN = Asking()
@@ -67,6 +69,7 @@ def _read(head: Head) -> Asking:
         return _PLAIN_JSON
     text = {name: value.decode("latin-1").strip() for name, value in found}
     trace = text.get("traceparent", "").split("-")
+    is_usual = not any(name in text for name in ("header_length", "coding", "timeout_ms", "probe"))
     return Asking(
         header_length=text.get("header_length"),
         coding=text.get("coding", "").lower(),
@@ -75,6 +78,7 @@ def _read(head: Head) -> Asking:
         timeout_ms=text.get("timeout_ms", ""),
         is_probe=text.get("probe") == "1",
         content_type=text.get("content_type", ""),
+        is_usual=is_usual,
     )
 
 

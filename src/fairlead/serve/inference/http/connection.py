@@ -82,6 +82,12 @@ class Connection(asyncio.Protocol):
         receiver = self._receiver
         if receiver.is_ended:
             return
+        if self._active is None and not self._requests and self._blocked_at is None:
+            exchange = receiver.whole(data, now)
+            if exchange is not None:
+                self._active = exchange
+                self._server.dispatch(exchange)
+                return
         receiver.feed(data, now)
         self._advance()
         if receiver.fault is not None:
@@ -109,6 +115,10 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     # What exchanges say.
+
+    def awaits(self, exchange: Exchange) -> bool:
+        """Whether the client is there and waits for the answer to an exchange."""
+        return self._active is exchange
 
     def send(self, exchange: Exchange, status: int, body: bytes, headers: bytes) -> None:
         """Send a whole answer in one write."""
@@ -198,11 +208,13 @@ class Connection(asyncio.Protocol):
         return not self._requests and self._receiver.is_between
 
     def _conclude(self, exchange: Exchange, *, is_last: bool) -> None:
-        self._receiver.release(len(exchange.body))
+        receiver = self._receiver
+        receiver.release(len(exchange.body))
         self._active = None
         self._at = perf_counter()
         if not is_last:
-            self._advance()
+            if self._requests or self._is_read_paused or receiver.owes_continue:
+                self._advance()
         elif not self._is_refused:
             self._transport.close()
         else:

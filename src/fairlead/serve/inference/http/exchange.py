@@ -20,6 +20,9 @@ class Sender(Protocol):
     def certificate_subject(self) -> str | None:
         """Common name of the client's verified certificate, or None."""
 
+    def awaits(self, exchange: Exchange) -> bool:
+        """Whether the client is there and waits for the answer to an exchange."""
+
     def send(self, exchange: Exchange, status: int, body: bytes, headers: bytes) -> None:
         """Send a whole answer."""
 
@@ -58,12 +61,14 @@ class Exchange:
         "on_answered", "on_gone",
     )  # fmt: skip
 
-    def __init__(self, connection: Sender, head: Head) -> None:
+    def __init__(
+        self, connection: Sender, head: Head, body: bytes = b"", arrived: float = 0.0
+    ) -> None:
         """Begin with a head."""
         self._connection = connection
         self.head = head
-        self.body = b""
-        self.arrived = 0.0
+        self.body = body
+        self.arrived = arrived
         self.is_last = False
         self.is_answered = False
         self.on_gone: Callable[[], object] | None = None
@@ -79,6 +84,11 @@ class Exchange:
     def certificate_subject(self) -> str | None:
         """Common name of the client's verified certificate, or None."""
         return self._connection.certificate_subject
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the client is still there."""
+        return self._connection.awaits(self)
 
     def answer(self, status: int, body: bytes, headers: bytes = JSON) -> None:
         """Send the whole answer; a second one is ignored."""

@@ -32,9 +32,10 @@ class Head:
         length: Bytes of the body, where the head says so.
         asking: What somebody read from the header fields and keeps for the next request that
             begins with the same bytes.
+        route: Where somebody found that it goes, kept in the same way.
     """
 
-    __slots__ = ("asking", "headers", "is_old", "length", "method", "target")
+    __slots__ = ("asking", "headers", "is_old", "length", "method", "route", "target")
 
     def __init__(self, method: str, target: bytes, headers: Headers, *, is_old: bool) -> None:
         """Describe a request."""
@@ -44,6 +45,7 @@ class Head:
         self.is_old = is_old
         self.length = 0
         self.asking: object = None
+        self.route: object = None
 
     def get(self, name: bytes) -> str | None:
         """Return the value of a header field, several ones joined, or None."""

@@ -8,19 +8,21 @@ from weakref import WeakKeyDictionary
 
 from fairlead.core.errors import UnavailableError
 from fairlead.serve.inference import openinference as oip
-from fairlead.serve.inference.answer_frames import AnswerFrames
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
 from fairlead.serve.inference.http.asking import asking_of, body_of, deadline_of, priority_of
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.refusals import status_of_any
 from fairlead.serve.inference.http.routes import Route
+from fairlead.serve.inference.http.turns import Turns
 from fairlead.serve.inference.http.wire import JSON, field
 from fairlead.serve.inference.openinference import InferMessage
+from fairlead.serve.inference.row_frames import RowFrames
+from fairlead.serve.inference.row_reader import RowReader
 from fairlead.serve.inference.security.callers import MAY_PROBE
 from fairlead.serve.inference.service import Service
 
-__all__ = ["CACHE_HIT", "Inference", "OnPlane", "arm_headers"]
+__all__ = ["CACHE_HIT", "ArmForms", "Inference", "OnPlane", "arm_headers"]
 
 Refuse = Callable[[Exchange, Exception], None]
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
@@ -37,11 +39,13 @@ def arm_headers(arm: Arm) -> bytes:
     return field("fairlead-arm", arm.name) + field("fairlead-version", arm.version)
 
 
-class _Frames(AnswerFrames):
-    """Answers of one arm, with their header lines."""
+class ArmForms(RowFrames):
+    """What reads the requests of one arm, and writes their answers with their header lines."""
 
     def __init__(self, arm: Arm, model: str) -> None:
+        """Prepare for an arm that answers for a model."""
         super().__init__(model, arm.version, arm.signature)
+        self.rows = RowReader(arm.signature, arm.intake)
         who = arm_headers(arm)
         self.json_headers = JSON + who
         self.binary_headers = b"content-type: application/octet-stream\r\n" + who
@@ -95,12 +99,19 @@ class Inference:
         self._max_body_bytes = max_body_bytes
         self.refuse = refuse
         self._spawn = spawn
-        self._frames: WeakKeyDictionary[Arm, _Frames] = WeakKeyDictionary()
-        self._last: tuple[Arm, _Frames] | None = None
+        self._frames: WeakKeyDictionary[Arm, ArmForms] = WeakKeyDictionary()
+        self._last: tuple[Arm, ArmForms] | None = None
+        self._turns = Turns(service.repository, self.frames_of, self._infer_alone, refuse)
 
     def infer(self, exchange: Exchange, route: Route) -> None:
-        """Answer one request; see `Handler`."""
-        self.on_plane(exchange, route, self._infer)
+        """Answer one request, together with others that come in the same turn; see `Handler`."""
+        self._turns.add(exchange, route)
+
+    def _infer_alone(self, exchange: Exchange, route: Route) -> None:
+        try:
+            self.on_plane(exchange, route, self._infer)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self.refuse(exchange, exc)
 
     def on_plane(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
         """Serve an exchange on the dataplane of its model, after loading it where need be."""
@@ -114,13 +125,13 @@ class Inference:
             raise
         serve(plane, exchange, route)
 
-    def frames_of(self, arm: Arm) -> _Frames:
+    def frames_of(self, arm: Arm) -> ArmForms:
         """Return what writes the answers of an arm."""
         if self._last is not None and self._last[0] is arm:
             return self._last[1]
         frames = self._frames.get(arm)
         if frames is None:
-            frames = self._frames[arm] = _Frames(arm, arm.model)
+            frames = self._frames[arm] = ArmForms(arm, arm.model)
         self._last = (arm, frames)
         return frames
 
@@ -133,7 +144,10 @@ class Inference:
     def _infer(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
         message, request = self.understand(plane, exchange, route.version)
         call = plane.submit(request, _Reply(self, exchange, message))
-        exchange.on_gone = call.cancel
+        if exchange.is_awaited:
+            exchange.on_gone = call.cancel
+        else:
+            call.cancel()
 
     def understand(
         self, plane: Dataplane, exchange: Exchange, version: str | None

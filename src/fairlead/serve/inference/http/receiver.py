@@ -18,6 +18,7 @@ _LONG_HEAD = HttpError(431, "the request has too many or too long headers", "sen
 _FULL = HttpError(503, "the server holds too many bodies", "send it again in 1 s")
 _UNSEEN_BYTES = 64 << 10
 """A body up to this size is read before anybody asks who sends it."""
+_NO_HEAD = Head("GET", b"", [], is_old=False)
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
 
 
@@ -56,6 +57,9 @@ class Receiver:
         self._n_complete = 0
         self._has_length = False
         self._repeatable: Head | None = None
+        self._usual_head = _NO_HEAD
+        self._usual_start = b""
+        self._usual_size = -1
 
     @property
     def is_between(self) -> bool:
@@ -65,16 +69,34 @@ class Receiver:
     def feed(self, data: bytes, now: float) -> None:
         """Take what came, at a time of `time.perf_counter`."""
         self._at = now
-        if self._stage == _NOTHING:
-            known, end = self._server.heads.find(data)
-            if known is not None and self._server.buffered_bytes <= self._limits.max_buffered_bytes:
-                self._take_known(known, data[end:])
-                return
         self._n_complete = 0
         self._repeatable = None
         self._parse(data)
         if self._n_complete == 1 and self._repeatable is not None and self.fault is None:
             self._server.heads.learn(data, self._repeatable)
+
+    def whole(self, data: bytes, now: float) -> Exchange | None:
+        """Return the request that some bytes are, where its head was parsed before.
+
+        None where there is more to it; the bytes are then to be fed.
+        """
+        if self._stage != _NOTHING:
+            return None
+        server = self._server
+        if len(data) == self._usual_size and data.startswith(self._usual_start):
+            head, end = self._usual_head, len(self._usual_start)
+        else:
+            found, end = server.heads.find(data)
+            if found is None:
+                return None
+            head = found
+            self._usual_head, self._usual_start, self._usual_size = head, data[:end], len(data)
+        if server.buffered_bytes > self._limits.max_buffered_bytes:
+            return None
+        size = head.length
+        self.held_bytes += size
+        server.buffered_bytes += size
+        return Exchange(self._connection, head, data[end:], now)
 
     def close(self) -> None:
         """Give back what is held."""
@@ -198,16 +220,6 @@ class Receiver:
         self._target = b""
         self._headers: Headers = []
         self._head_bytes = 0
-
-    def _take_known(self, head: Head, body: bytes) -> None:
-        """Take a whole request whose head was parsed before, byte for byte the same."""
-        exchange = Exchange(self._connection, head)
-        exchange.body = body
-        exchange.arrived = self._at
-        size = len(body)
-        self.held_bytes += size
-        self._server.buffered_bytes += size
-        self.requests.append(exchange)
 
     def _parse(self, data: bytes) -> None:
         self._chunk_bytes = len(data)
