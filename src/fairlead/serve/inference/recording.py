@@ -163,9 +163,7 @@ def _columns(service: str, arm: Arm, group: Sequence[ServedRequest]) -> RequestC
     )
 
 
-def _columns_together(
-    service: str, arm: Arm, batches: Sequence[ServedTogether]
-) -> RequestColumns:
+def _columns_together(service: str, arm: Arm, batches: Sequence[ServedTogether]) -> RequestColumns:
     bundle = arm.bundle
     sizes = [len(item.ids) for item in batches]
     count = sum(sizes)

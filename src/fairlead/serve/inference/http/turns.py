@@ -63,7 +63,7 @@ class Turns:
     def _serve(self) -> None:
         gathered, self._gathered = self._gathered, []
         route = gathered[0][1]
-        if len(gathered) == 1 or all([other is route for _, other in gathered]):
+        if len({id(other) for _, other in gathered}) == 1:
             self._serve_route([exchange for exchange, _ in gathered], route)
             return
         routes: dict[int, tuple[Route, list[Exchange]]] = {}
