@@ -10,15 +10,13 @@ from fairlead.core.errors import UnavailableError
 from fairlead.serve.inference import openinference as oip
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
+from fairlead.serve.inference.http.arm_forms import ArmForms, arm_headers
 from fairlead.serve.inference.http.asking import asking_of, body_of, deadline_of, priority_of
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.refusals import status_of_any
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.turns import Turns
-from fairlead.serve.inference.http.wire import JSON, field
 from fairlead.serve.inference.openinference import InferMessage
-from fairlead.serve.inference.row_frames import RowFrames
-from fairlead.serve.inference.row_reader import RowReader
 from fairlead.serve.inference.security.callers import MAY_PROBE
 from fairlead.serve.inference.service import Service
 
@@ -32,23 +30,6 @@ OnPlane = Callable[[Dataplane, Exchange, Route], None]
 
 CACHE_HIT = b"x-fairlead-cache: hit\r\n"
 """Header line of an answer that was given before."""
-
-
-def arm_headers(arm: Arm) -> bytes:
-    """Return the header lines that say who answered."""
-    return field("fairlead-arm", arm.name) + field("fairlead-version", arm.version)
-
-
-class ArmForms(RowFrames):
-    """What reads the requests of one arm, and writes their answers with their header lines."""
-
-    def __init__(self, arm: Arm, model: str) -> None:
-        """Prepare for an arm that answers for a model."""
-        super().__init__(model, arm.version, arm.signature)
-        self.rows = RowReader(arm.signature, arm.intake)
-        who = arm_headers(arm)
-        self.json_headers = JSON + who
-        self.binary_headers = b"content-type: application/octet-stream\r\n" + who
 
 
 class _Reply:

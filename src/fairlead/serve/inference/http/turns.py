@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fairlead.core.errors import FairleadError
 from fairlead.serve.inference.dataplane import Joined
+from fairlead.serve.inference.http.arm_forms import ArmForms
 from fairlead.serve.inference.http.asking import asking_of
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.routes import Route
@@ -21,7 +22,6 @@ from fairlead.serve.inference.served import ServedTogether
 if TYPE_CHECKING:
     from fairlead.serve.inference.arms import Arm
     from fairlead.serve.inference.dataplane import Dataplane
-    from fairlead.serve.inference.http.inference import ArmForms
     from fairlead.serve.inference.repository import Repository
 
 __all__ = ["Turns"]
