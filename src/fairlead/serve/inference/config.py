@@ -49,6 +49,9 @@ class ServingConfig(Config):
     """Requests per arm that may wait or run; further ones are refused with 503."""
     max_queue_delay_ms: float = Field(2000.0, gt=0, le=3_600_000)
     """Requests that would wait longer than this for the model are refused at once with 503."""
+    refusal_pause_ms: float = Field(1000.0, ge=0, le=60_000)
+    """How long refusals for want of room are held back once there are more than a hundred per
+    second: clients that wait for theirs send nothing meanwhile. 0 refuses all at once."""
     latency_budget_ms: float | None = Field(None, gt=0, le=3_600_000)
     """Batches stay so small that a request ends within this time; None lets them grow."""
     padding: Mapping[str, float] = Field(default_factory=dict)
@@ -100,5 +103,10 @@ class ServingConfig(Config):
     """Bytes of written predictions in one Parquet segment; sixteen are made without waiting."""
     log_spool_bytes: int = Field(4 << 30, ge=1 << 20)
     """Disk for predictions that wait to become segments; further ones are dropped and counted."""
+    log_keep_days: float | None = Field(30.0, gt=0)
+    """Days after which a Parquet segment of the log is removed; None keeps them for ever."""
+    log_keep_bytes: int | None = Field(10 << 30, ge=1 << 20)
+    """Disk for the Parquet segments of a service; above it the oldest are removed. None is no
+    limit."""
     metrics: bool = True
     """Whether requests are measured for Prometheus at `/metrics`."""

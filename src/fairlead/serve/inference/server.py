@@ -245,6 +245,7 @@ def _http_limits(config: ServingConfig) -> HttpLimits:
         min_body_rate=config.min_body_rate,
         keep_alive_s=config.keep_alive_s,
         write_timeout_s=config.write_timeout_s,
+        refusal_pause_s=config.refusal_pause_ms / 1e3,
     )
 
 

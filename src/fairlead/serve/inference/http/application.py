@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import UnauthenticatedError
+from fairlead.serve.inference.http.brake import Brake
 from fairlead.serve.inference.http.bridge import AsgiBridge
 from fairlead.serve.inference.http.events import Events
 from fairlead.serve.inference.http.exchange import Exchange, Sender
@@ -16,7 +17,6 @@ from fairlead.serve.inference.http.inference import Inference
 from fairlead.serve.inference.http.limits import HttpLimits
 from fairlead.serve.inference.http.pages import Pages
 from fairlead.serve.inference.http.people import People
-from fairlead.serve.inference.http.refusals import refuse
 from fairlead.serve.inference.http.routes import Methods, Route, Routes
 from fairlead.serve.inference.http.server import HttpServer
 from fairlead.serve.inference.security.callers import Caller, GuardedRequest
@@ -51,11 +51,13 @@ class Application:
         """
         self._service = service
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inference = Inference(service, limits.max_body_bytes, refuse, self._spawn)
+        brake = Brake(limits.refusal_pause_s, lambda: service.is_draining)
+        self._refuse = brake.refuse
+        self._inference = Inference(service, limits.max_body_bytes, self._refuse, self._spawn)
         self._people = People(self._inference, limits.max_body_bytes)
         self._pages = Pages(service, self._inference, self._spawn)
         self._events = Events(self._inference, self._spawn)
-        self._bridge = AsgiBridge(self._make_control, self._spawn, refuse)
+        self._bridge = AsgiBridge(self._make_control, self._spawn, self._refuse)
         self._routes = Routes(self._table())
 
     def dispatch(self, exchange: Exchange) -> None:
@@ -77,7 +79,7 @@ class Application:
         except HttpError as fault:
             self._answer_fault(exchange, fault)
         except Exception as exc:  # noqa: BLE001 (the outer loop of a request)
-            refuse(exchange, exc)
+            self._refuse(exchange, exc)
 
     def screen(self, head: Head, connection: Sender) -> HttpError | None:
         """Refuse a body, before it comes, of somebody who shows no credentials at all."""
@@ -157,7 +159,7 @@ class Application:
             caller = await guard.admit_soon(guarded)
             _enter(guard, guarded, caller, exchange, route)
         except Exception as exc:  # noqa: BLE001 (becomes the answer)
-            refuse(exchange, exc)
+            self._refuse(exchange, exc)
 
     def _check_token(self, exchange: Exchange) -> None:
         given = (exchange.head.get(b"authorization") or "").encode("latin-1", "replace")
@@ -171,7 +173,7 @@ class Application:
     def _answer_fault(self, exchange: Exchange, fault: HttpError) -> None:
         allowed = self._routes.allowed(exchange.head.target) if fault.status == 405 else ()
         if not allowed:
-            refuse(exchange, fault)
+            self._refuse(exchange, fault)
         elif exchange.head.method == "OPTIONS":
             exchange.answer(200, b"", f"allow: {', '.join(allowed)}\r\n".encode())
         else:

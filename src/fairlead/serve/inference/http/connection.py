@@ -173,6 +173,10 @@ class Connection(asyncio.Protocol):
         if self._active is not exchange:
             raise ConnectionResetError("the client went away")
 
+    def release(self, size: int) -> None:
+        """Give back the memory of a body that nobody will read."""
+        self._receiver.release(size)
+
     def abort(self) -> None:
         """Close at once, whatever is still to be sent."""
         if self._transport is not None:

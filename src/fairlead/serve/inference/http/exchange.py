@@ -38,6 +38,9 @@ class Sender(Protocol):
     def finish_stream(self, exchange: Exchange) -> None:
         """End an answer that was sent piece by piece."""
 
+    def release(self, size: int) -> None:
+        """Give back the memory of a body."""
+
     def abort(self) -> None:
         """Close at once."""
 
@@ -52,7 +55,7 @@ class Exchange:
         is_last: Whether the connection closes behind the answer.
         is_answered: Whether the answer, or its beginning, was given.
         on_gone: Called when the client leaves before the answer, or None.
-        on_answered: Called with the status once it is answered, or None.
+        on_answered: Called with the status just before the answer leaves, or None.
         caller: Who asks, as the guard knows them, or "".
     """
 
@@ -85,6 +88,11 @@ class Exchange:
         """Common name of the client's verified certificate, or None."""
         return self._connection.certificate_subject
 
+    def forget_body(self) -> None:
+        """Give the body back, which nobody will read."""
+        size, self.body = len(self.body), b""
+        self._connection.release(size)
+
     @property
     def is_awaited(self) -> bool:
         """Whether the client is still there."""
@@ -96,9 +104,9 @@ class Exchange:
             return
         self.is_answered = True
         self.on_gone = None
-        self._connection.send(self, status, body, headers)
         if self.on_answered is not None:
             self.on_answered(status)
+        self._connection.send(self, status, body, headers)
 
     def answer_json(self, document: object, status: int = 200) -> None:
         """Send a document."""
@@ -114,9 +122,9 @@ class Exchange:
     def begin(self, status: int, headers: bytes) -> None:
         """Send the head of an answer that follows piece by piece."""
         self.is_answered = True
-        self._connection.begin_stream(self, status, headers)
         if self.on_answered is not None:
             self.on_answered(status)
+        self._connection.begin_stream(self, status, headers)
 
     def push(self, piece: bytes) -> bool:
         """Send a piece; False asks the sender to wait until `drained`."""

@@ -24,6 +24,7 @@ class HttpLimits:
         min_body_rate: Slowest body after that, in bytes per second on average.
         keep_alive_s: How long a connection may idle.
         write_timeout_s: How long a client may leave an answer unread.
+        refusal_pause_s: How long refusals for want of room are held back when there are many.
         linger_s: How long what a refused client still sends is read and forgotten, so that it
             gets to read why.
     """
@@ -40,4 +41,5 @@ class HttpLimits:
     min_body_rate: int = 1024
     keep_alive_s: float = 75.0
     write_timeout_s: float = 30.0
+    refusal_pause_s: float = 1.0
     linger_s: float = 10.0
