@@ -98,7 +98,7 @@ def _flow(drawing: Drawing) -> None:
     )
     drawing.box(415, 60, 150, 70, "understood?", "is any word left over", AMBER)
     drawing.box(620, 40, 150, 48, "rules", "decide alone")
-    drawing.box(620, 108, 150, 48, "scorer", "within what rules allow")
+    drawing.box(620, 108, 150, 48, "linear + encoder", "within what rules allow")
     drawing.box(820, 72, 120, 56, "verdict", "and how sure")
     drawing.arrow((140, 95), (175, 95))
     drawing.arrow((375, 95), (415, 95))

@@ -5,7 +5,8 @@
 
 Needs scikit-learn (extra `sklearn`). One tenth of the utterances, chosen by a hash of the text,
 is held back: nothing is trained, calibrated or tuned on it. Calibration is fitted on answers to
-utterances that the scorer of that fold had not seen.
+utterances that neither part of the scorer had seen; `encoder.py` comes first, whenever the corpus
+changes.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from fairlead.router import features
 from fairlead.router.confidence import signals_of
 from fairlead.router.corpus import Utterance, load_corpus
 from fairlead.router.decision import decide
+from fairlead.router.encoder import Heard
 from fairlead.router.ordering import SHORT
 from fairlead.router.scene import observe
 from fairlead.router.scorer import LENGTH, Weights, load_weights
 
 DATA = Path(features.__file__).parent / "data"
 REPORT = Path(__file__).parent / "report.json"
+UNSEEN = Path(__file__).parent / "unseen.npz"
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "router.md"
 NAMES = {skill: name for name, skill in SHORT.items()}
 REGULARISATION = 5.0
@@ -129,11 +132,25 @@ def same(expected: str, given: str) -> bool:
     return sorted(expected.split(" > ")) == sorted(given.split(" > "))
 
 
-def answered(utterances, scenes, weights):
+def unseen_by_encoder() -> dict[str, Heard]:
+    """Return what an encoder that was not fitted on it makes of each utterance, by digest."""
+    with np.load(UNSEEN, allow_pickle=False) as stored:
+        answers, skills = stored["answers"].tolist(), stored["skills"].tolist()
+        rows = zip(stored["digests"].tolist(), stored["first"], stored["parts"], strict=True)
+        return {
+            digest: Heard(
+                dict(zip(answers, first.astype(float).tolist(), strict=True)),
+                dict(zip(skills, parts.astype(float).tolist(), strict=True)),
+            )
+            for digest, first, parts in rows
+        }
+
+
+def answered(utterances, scenes, weights, heard=None):
     """Return (utterance, decision, right or wrong) for each text."""
     found = []
     for item, scene in zip(utterances, scenes, strict=True):
-        decision = decide(scene, weights)
+        decision = decide(scene, weights, heard[item.digest] if heard else None)
         found.append((item, decision, same(item.label, label_of(decision.verdict))))
     return found
 
@@ -278,12 +295,12 @@ def main() -> None:
     raw = matrix(scenes)
     usable = [at for at, item in enumerate(corpus) if not item.is_held_back]
     held = [at for at, item in enumerate(corpus) if item.is_held_back]
-    unseen = []
+    unseen, heard = [], unseen_by_encoder()
     for fold in range(FOLDS):
         test = [at for at in usable if corpus[at].fold % FOLDS == fold]
         rest = [at for at in usable if corpus[at].fold % FOLDS != fold]
         weights = train([corpus[at] for at in rest], raw[rest])
-        unseen += answered([corpus[at] for at in test], [scenes[at] for at in test], weights)
+        unseen += answered([corpus[at] for at in test], [scenes[at] for at in test], weights, heard)
     calibration = calibrate(unseen)
     if not asked.check:
         write(train([corpus[at] for at in usable], raw[usable]), calibration)

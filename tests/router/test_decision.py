@@ -9,6 +9,7 @@ from fairlead.router import ask
 from fairlead.router.confidence import confidence_of, runner_up
 from fairlead.router.corpus import load_corpus, parse_corpus
 from fairlead.router.decision import decide
+from fairlead.router.encoder import Heard
 from fairlead.router.features import SIZE, features_of
 from fairlead.router.scene import observe
 from fairlead.router.scorer import Weights, load_weights, score
@@ -180,7 +181,9 @@ def test_the_concern_is_asked_for_when_every_answer_is_unlikely():
         answer_bias=np.zeros_like(shipped.answer_bias),
     )
 
-    decision = decide(observe(UNCLEAR), weights)
+    silent = Heard(dict.fromkeys(shipped.answers, 0.0), dict.fromkeys(shipped.skills, 0.0))
+
+    decision = decide(observe(UNCLEAR), weights, silent)
 
     assert decision.verdict.question == "unknown-concern"
 

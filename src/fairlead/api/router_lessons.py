@@ -26,7 +26,7 @@ from fairlead.core.files import digest_bytes, write_bytes
 from fairlead.router.decision import Decision, decide
 from fairlead.router.ordering import SHORT
 from fairlead.router.scene import Scene, observe
-from fairlead.router.scorer import Weights, weigh
+from fairlead.router.scorer import Weights, logits_of, weigh
 
 __all__ = ["fold", "forget_lessons", "label_of", "local_weights", "said", "write_lessons"]
 
@@ -88,21 +88,20 @@ def _teach(weights: Weights, scene: Scene, label: Label) -> None:
     The biases stay: they count for every text, also for those that a correction is not about.
     """
     buckets, values = weigh(scene, weights.rarity)
-    size = max(float(values @ values), 1e-9)
+    logits = logits_of(scene, weights)
+    size = max(float(values @ values), 1e-9) * logits.share
     right = _rows(label)
-    logits = weights.answer_weights[:, buckets] @ values + weights.answer_bias
     others = [at for at, name in enumerate(weights.answers) if name not in right]
-    rival = max(others, key=lambda at: logits[at])
+    rival = max(others, key=lambda at: logits.answers[at])
     for at in (weights.answers.index(name) for name in right):
-        step = _step(float(logits[at] - logits[rival]), 2 * size)
+        step = _step(float(logits.answers[at] - logits.answers[rival]), 2 * size)
         for row, sign in ((at, step), (rival, -step)):
             weights.answer_weights[row, buckets] += sign * values
     if label.kind != "route":
         return
-    parts = weights.skill_weights[:, buckets] @ values + weights.skill_bias
     for row, name in enumerate(weights.skills):
         sign = 1.0 if name in right else -1.0
-        step = sign * _step(sign * float(parts[row]), size)
+        step = sign * _step(sign * float(logits.skills[row]), size)
         weights.skill_weights[row, buckets] += step * values
 
 

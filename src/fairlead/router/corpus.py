@@ -39,9 +39,14 @@ class Utterance(Value):
         return tuple(self.label.split(" > ")) if self.kind == "route" else ()
 
     @property
+    def digest(self) -> str:
+        """What the text is known by, in 40 hexadecimal digits."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    @property
     def fold(self) -> int:
         """A number from 0 to 9 that depends on the text alone."""
-        return int(hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest(), 16) % 10
+        return int(self.digest, 16) % 10
 
     @property
     def is_held_back(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fairlead.router.answers import NEIGHBOURS, QUESTIONS
+from fairlead.router.encoder import Heard
 from fairlead.router.ordering import SHORT, in_order
 from fairlead.router.rules import deploy, judge, optimize_and_deploy, ordered
 from fairlead.router.scene import Scene
@@ -43,17 +44,23 @@ class Decision:
     words: int
 
 
-def decide(scene: Scene, weights: Weights | None = None) -> Decision:
-    """Decide one text."""
-    scores = score(scene, weights)
-    ruled, heard = judge(scene), _by_score(scene, scores)
+def decide(scene: Scene, weights: Weights | None = None, heard: Heard | None = None) -> Decision:
+    """Decide one text.
+
+    Args:
+        scene: The text.
+        weights: Of the linear part of the scorer; None takes those that ship.
+        heard: What an encoder makes of the text; None asks the one that ships.
+    """
+    scores = score(scene, weights, heard)
+    ruled, likely = judge(scene), _by_score(scene, scores)
     binding = _is_binding(scene, ruled, scores)
-    verdict = ruled if binding else _kept_in_bounds(scene, heard, scores)
+    verdict = ruled if binding else _kept_in_bounds(scene, likely, scores)
     return Decision(
         verdict=verdict,
         scores=scores,
         by_rule=binding,
-        agreed=_same(ruled, heard),
+        agreed=_same(ruled, likely),
         understood=scene.is_understood,
         words=len(scene.reading.stems),
     )

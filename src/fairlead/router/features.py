@@ -16,7 +16,7 @@ from fairlead.router.lexicon import load_fillers
 from fairlead.router.meaning import DIMENSIONS, meaning_of
 from fairlead.router.scene import Scene, leading_words
 
-__all__ = ["BUCKETS", "SIZE", "features_of"]
+__all__ = ["BUCKETS", "SIZE", "features_of", "places_that_count"]
 
 BUCKETS: Final = 1 << 15
 """Number of hash buckets; the meaning of the text stands behind them."""
@@ -74,19 +74,25 @@ def _add(found: defaultdict[int, float], group: Counter[str], weight: float) -> 
 
 
 def _words(scene: Scene) -> list[str]:
-    """Return the stems that count: no product, nor the preposition that leads to it."""
+    """Return the stems that count, numbers all alike."""
+    stems = scene.reading.stems
+    kept = ["0" if stems[at].isdecimal() else stems[at] for at in places_that_count(scene)]
+    if len(kept) <= _MAX_WORDS:
+        return kept
+    return kept[: _MAX_WORDS - _LAST_WORDS] + kept[-_LAST_WORDS:]
+
+
+def places_that_count(scene: Scene) -> list[int]:
+    """Return the places of the words that count: no product, nor the preposition before it.
+
+    What a log tells in passing, what was said before, and sentences that only name products are
+    left out as well.
+    """
     hidden = {at for tool in scene.tools for at in range(tool.first, tool.last + 1)}
     for tool in scene.tools:
         hidden |= set(leading_words(scene.reading, tool.first))
     hidden |= _empty_sentences(scene, hidden) | _log_sentences(scene)
-    kept = [
-        "0" if word.isdecimal() else word
-        for at, word in enumerate(scene.reading.stems)
-        if at not in hidden
-    ]
-    if len(kept) <= _MAX_WORDS:
-        return kept
-    return kept[: _MAX_WORDS - _LAST_WORDS] + kept[-_LAST_WORDS:]
+    return [at for at in range(len(scene.reading.stems)) if at not in hidden]
 
 
 def _empty_sentences(scene: Scene, hidden: set[int]) -> set[int]:

@@ -1,7 +1,8 @@
 """The learned part: how likely each answer is, from the words of a text.
 
-A linear model over hashed features and the meaning of the words. It was trained by
-`benchmarks/router/train.py`, ships as `data/scorer.npz` and needs nothing but numpy to answer.
+Two readers whose log odds are averaged: a linear model over hashed features and the meaning of the
+words, and an encoder that reads them in their order. The linear model was trained by
+`benchmarks/router/train.py` and ships as `data/scorer.npz`.
 """
 
 from __future__ import annotations
@@ -9,19 +10,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.router.encoder import Heard, hear
 from fairlead.router.features import BUCKETS, features_of
 from fairlead.router.scene import Scene
+from fairlead.router.surface import surface_of
 
-__all__ = ["LENGTH", "Scores", "Weights", "load_weights", "score", "weigh"]
+__all__ = [
+    "ENCODER_SHARE",
+    "LENGTH",
+    "Logits",
+    "Scores",
+    "Weights",
+    "load_weights",
+    "logits_of",
+    "score",
+    "weigh",
+]
 
 Floats = NDArray[np.float32]
 
 LENGTH = 1.7
 """Length of the hashed part of every feature vector; the weights were trained with it."""
+ENCODER_SHARE: Final = 0.5
+"""How much the encoder counts where both are heard."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +85,48 @@ def weigh(scene: Scene, rarity: Floats) -> tuple[NDArray[np.int64], Floats]:
     return places, scaled.astype(np.float32)
 
 
-def score(scene: Scene, weights: Weights | None = None) -> Scores:
+@dataclass(frozen=True, eq=False)
+class Logits:
+    """Log odds of one text, before they are turned into probabilities."""
+
+    answers: Floats
+    """Up to a constant, shape (n_answers,)."""
+    skills: Floats
+    """Shape (n_skills,)."""
+    share: float
+    """How much the linear part counts in them, above 0 and at most 1."""
+
+
+def logits_of(scene: Scene, weights: Weights, heard: Heard | None = None) -> Logits:
+    """Return the log odds of each answer and of each skill.
+
+    The linear part and the encoder are averaged. A text whose every word is in the lexicon is
+    left to the linear part: the encoder is neither read nor asked for it.
+
+    Args:
+        scene: The text.
+        weights: Of the linear part.
+        heard: What an encoder makes of the text; None asks the one that ships.
+    """
+    places, values = weigh(scene, weights.rarity)
+    answers = weights.answer_weights[:, places] @ values + weights.answer_bias
+    skills = weights.skill_weights[:, places] @ values + weights.skill_bias
+    if scene.is_understood:
+        return Logits(answers, skills, 1.0)
+    told = heard or hear(surface_of(scene))
+    first = np.array([told.answers[name] for name in weights.answers], np.float32)
+    parts = np.array([told.skills[name] for name in weights.skills], np.float32)
+    own = 1 - ENCODER_SHARE
+    return Logits(own * answers + ENCODER_SHARE * first, own * skills + ENCODER_SHARE * parts, own)
+
+
+def score(scene: Scene, weights: Weights | None = None, heard: Heard | None = None) -> Scores:
     """Return how likely each answer is."""
     used = weights or load_weights()
-    places, values = weigh(scene, used.rarity)
-    logits = used.answer_weights[:, places] @ values + used.answer_bias
-    spread = np.exp(logits - logits.max())
+    logits = logits_of(scene, used, heard)
+    spread = np.exp(logits.answers - logits.answers.max())
     first = spread / spread.sum()
-    part = 1 / (1 + np.exp(-(used.skill_weights[:, places] @ values + used.skill_bias)))
+    part = 1 / (1 + np.exp(-logits.skills))
     return Scores(
         dict(zip(used.answers, first.tolist(), strict=True)),
         dict(zip(used.skills, part.tolist(), strict=True)),
