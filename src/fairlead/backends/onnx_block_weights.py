@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +60,7 @@ def block_quantize(
     block: int = 32,
     rounding: Rounding = "rtn",
     inputs: Mapping[str, Floats] | None = None,
+    folder: Path | None = None,
 ) -> Graph:
     """Return a copy of the model whose layers read their weights from blocks of few bits.
 
@@ -69,6 +71,7 @@ def block_quantize(
         block: Weights that share a scale, a power of two, at least 16.
         rounding: How levels are chosen.
         inputs: Layer → rows that flow into it, shape (n, n_in); needed by `gptq` only.
+        folder: Where weights lie that are not in the graph; they are read one by one.
     """
     copy = copy_graph(model)
     constants, chosen = initializers(copy), set(layers)
@@ -79,7 +82,7 @@ def block_quantize(
             continue
         node = nodes[layer.name]
         rows = None if inputs is None else inputs.get(layer.name)
-        matrix = _matrix(node, constants[layer.weight])
+        matrix = _matrix(node, constants[layer.weight], folder)
         found = _round(matrix, bits, block, rounding, rows)
         replacements[layer.name] = _write(copy, node, found, matrix.shape, bits, block)
     written = [n for node in copy.graph.node for n in replacements.get(node.name, [node])]
@@ -106,11 +109,17 @@ def _rows_in(node: Any, layer: Layer) -> int:  # noqa: ANN401
     return int(layer.shape[1] if turned else layer.shape[0])
 
 
-def _matrix(node: Any, tensor: Any) -> Floats:  # noqa: ANN401
+def _matrix(node: Any, tensor: Any, folder: Path | None) -> Floats:  # noqa: ANN401
     """Return a weight as (n_out, n_in)."""
-    from onnx import numpy_helper
+    from onnx import TensorProto, numpy_helper
 
-    values = np.asarray(numpy_helper.to_array(tensor), np.float32)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        # Reading fills the tensor; a copy of it is thrown away, and the graph stays small.
+        outside = TensorProto()
+        outside.CopyFrom(tensor)
+        tensor = outside
+    base = "" if folder is None else str(folder)
+    values = np.asarray(numpy_helper.to_array(tensor, base_dir=base), np.float32)
     turned = any(item.name == "transB" and item.i for item in node.attribute)
     return values if turned else np.ascontiguousarray(values.T)
 

@@ -10,7 +10,7 @@ import io
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from fairlead.backends.onnx_graph import Graph, quiet_logging, read_graph, write_graph
+from fairlead.backends.onnx_graph import Graph, quiet_logging, read_graph, stored_bytes, write_graph
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
 
@@ -35,7 +35,7 @@ def fuse_transformer(path: Path) -> tuple[bytes, dict[str, int]] | None:
     """
     with requires("optimize", needed_by="fusing operators"):
         from onnxruntime.transformers import optimizer
-    if path.stat().st_size > _LARGEST_BYTES:
+    if stored_bytes(path) > _LARGEST_BYTES:
         return None
     graph = read_graph(path)
     if not _is_transformer(graph):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +26,9 @@ __all__ = [
     "parse_graph",
     "quiet_logging",
     "read_graph",
+    "read_large",
     "sort_nodes",
+    "stored_bytes",
     "upgrade_opset",
     "with_shapes",
     "write_graph",
@@ -54,6 +56,40 @@ def read_graph(path: Path) -> Graph:
         return onnx.load(str(path), load_external_data=True)
     except Exception as exc:
         raise ModelError(f"{path} cannot be read: {_first_line(exc)}", hint=_HINT) from exc
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the bytes of a model, those of the external data that lies beside it included."""
+    external = path.with_name(path.name + ".data")
+    extra = external.stat().st_size if external.is_file() else 0
+    return path.stat().st_size + extra
+
+
+def read_large(path: Path, *, leave: Callable[[Graph], Iterable[str]]) -> Graph:
+    """Read a model and leave the weights that are large where they are.
+
+    Args:
+        path: An ONNX file with external data.
+        leave: Graph → names of initialisers that stay outside; all others are read.
+
+    Raises:
+        ModelError: It cannot be read.
+        MissingExtraError: onnx is not installed.
+    """
+    with requires("optimize", needed_by="rewriting a model"):
+        import onnx
+        from onnx import external_data_helper as outside
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        left = set(leave(model))
+        for tensor in model.graph.initializer:
+            if tensor.name not in left and outside.uses_external_data(tensor):
+                outside.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
+    except Exception as exc:
+        raise ModelError(f"{path} cannot be read: {_first_line(exc)}", hint=_HINT) from exc
+    return model
 
 
 def write_graph(model: Graph) -> bytes:
@@ -230,7 +266,7 @@ def has_integer_matrices(path: Path, *, min_weights: int) -> bool:
         tensor.data_type in kinds
         and len(tensor.dims) >= 2
         and math.prod(tensor.dims) >= min_weights
-        for tensor in read_graph(path).graph.initializer
+        for tensor in onnx.load(str(path), load_external_data=False).graph.initializer
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fairlead.backends.machine_peaks import measure_peaks
+from fairlead.backends.onnx_graph import stored_bytes
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.errors import ModelError
 from fairlead.core.extras import requires
@@ -117,7 +118,7 @@ def _record(
         "extended": levels.ORT_ENABLE_EXTENDED,
         "all": levels.ORT_ENABLE_ALL,
     }[runtime.graph_optimization]
-    if model.stat().st_size < _LARGEST_BYTES:
+    if stored_bytes(model) < _LARGEST_BYTES:
         options.optimized_model_filepath = str(folder / "rewritten.onnx")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     signature: Signature = signature_of(session)

@@ -43,6 +43,8 @@ __all__ = ["quantize"]
 
 _TITLE = "Quantization"
 _LARGEST_BYTES = 2 * 1024**3
+_FOR_LARGE = ("auto", "weight-int8", "weight-int4")
+"""Methods that read the weights of a model one by one."""
 _MOST_CONFIRMATIONS = 2
 _TUNE = "`fairlead optimize tune` may still make it faster on this machine"
 
@@ -85,9 +87,9 @@ def quantize(
     says = progress or SilentProgress()
     if bundle.manifest.kind != "onnx":
         return _keep(bundle, f"a {bundle.manifest.kind} model has no graph to rewrite", out)
-    if bundle.size_bytes > _LARGEST_BYTES:
-        reason = f"its weights take {bundle.size_bytes:,} bytes, and rewriting stops at 2 GiB"
-        return _keep(bundle, reason, out, "quantize it in its own framework before the export")
+    if bundle.size_bytes > _LARGEST_BYTES and config.method not in _FOR_LARGE:
+        reason = f"its weights take {bundle.size_bytes:,} bytes, and {config.method} stops at 2 GiB"
+        return _keep(bundle, reason, out, "use --method weight-int8 or weight-int4")
     if config.runtime == "openvino" and not has_openvino():
         install = "pip install 'fairlead[openvino]'"
         return _keep(bundle, "OpenVINO is not installed", out, install)
@@ -95,7 +97,9 @@ def quantize(
     bench = _Bench.prepare(bundle, data, calibration, config, judge)
     says.begin("quantize", 4)
     try:
-        work = Workbench.open(bundle.model_path, bench.calibration, config, bundle.runtime)
+        is_large = bundle.size_bytes > _LARGEST_BYTES
+        opened = Workbench.open_large if is_large else Workbench.open
+        work = opened(bundle.model_path, bench.calibration, config, bundle.runtime)
         recipes, refusals = _recipes(work)
     except ModelError as exc:
         # A model that runs but cannot be rewritten is still good: it stays.
@@ -175,7 +179,9 @@ def _recipes(work: Workbench) -> tuple[tuple[Recipe, ...], tuple[str, ...]]:
         return METHODS[work.config.method](work), ()
     recipes: list[Recipe] = []
     refusals: list[str] = []
-    for method in METHODS.values():
+    for name, method in METHODS.items():
+        if work.folder is not None and name not in _FOR_LARGE:
+            continue
         try:
             recipes += method(work)
         except (ModelError, DataError) as exc:
@@ -316,5 +322,8 @@ def _row_findings(bench: _Bench) -> tuple[Finding, ...]:
 
 
 def _divergence(bench: _Bench, work: Workbench, recipe: Recipe) -> tuple[LayerDivergence, ...]:
+    if work.folder is not None:
+        # Taking a model apart layer by layer needs it in one piece.
+        return ()
     few = {name: array[:8] for name, array in bench.last.items()}
     return layer_divergence(work.graph, parse_graph(recipe.model), few)

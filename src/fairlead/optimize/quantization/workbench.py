@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.backends.onnx_graph import hoist_constants, upgrade_opset
+from fairlead.backends.onnx_block_weights import blockable_layers
+from fairlead.backends.onnx_graph import hoist_constants, read_large, upgrade_opset
 from fairlead.backends.onnx_layers import (
     Layer,
     control_flow,
@@ -25,7 +27,7 @@ from fairlead.backends.onnx_quantization import QuantizableWeights, prepare_quan
 from fairlead.backends.onnx_ranges import TensorStatistics, collect_statistics, ranges_of
 from fairlead.backends.openvino import OPENVINO, has_openvino
 from fairlead.core.bundle import RuntimeSettings
-from fairlead.core.errors import DataError
+from fairlead.core.errors import DataError, ModelError
 from fairlead.core.ports import Feeds, first_dimension
 from fairlead.optimize.quantization.config import QuantizationConfig
 
@@ -46,6 +48,7 @@ class Workbench:
         calibration: Rows that ranges are taken from, one array per input; None when there are none.
         config: The settings.
         runtime: Settings the original runs with.
+        folder: Where the weights lie that were left outside the graph; None when none were.
     """
 
     graph: Any
@@ -53,6 +56,7 @@ class Workbench:
     calibration: Feeds | None
     config: QuantizationConfig
     runtime: RuntimeSettings
+    folder: Path | None = None
 
     @classmethod
     def open(
@@ -69,6 +73,37 @@ class Workbench:
         """
         graph, weights = prepare_quantization(path)
         return cls(name_nodes(graph), weights, calibration, config, runtime)
+
+    @classmethod
+    def open_large(
+        cls,
+        path: Path,
+        calibration: Feeds | None,
+        config: QuantizationConfig,
+        runtime: RuntimeSettings,
+    ) -> Workbench:
+        """Read a model that is too large for one file; its matrices are read one by one later.
+
+        Raises:
+            ModelError: It cannot be read, its opset is too old, or it has no large matrices.
+        """
+        left: list[Layer] = []
+
+        def leave(model: Any) -> list[str]:  # noqa: ANN401 (untyped library)
+            left.extend(blockable_layers(name_nodes(model), block=config.block_size))
+            return [layer.weight for layer in left]
+
+        graph = name_nodes(read_large(path, leave=leave))
+        opset = next((i.version for i in graph.opset_import if i.domain in ("", "ai.onnx")), 0)
+        if opset < _CHANNEL_OPSET:
+            raise ModelError(
+                f"opset {opset} is too old for a model of this size",
+                hint=f"export it again with opset {_CHANNEL_OPSET} or newer",
+            )
+        n_weights = sum(layer.n_weights for layer in left)
+        counts = Counter(layer.operator for layer in left)
+        weights = QuantizableWeights(tensors_by_operator=dict(counts), n_weights=n_weights)
+        return cls(graph, weights, calibration, config, runtime, path.parent)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -55,13 +55,9 @@ def dense_distillation(bench: Bench) -> Found:
     Raises:
         ModelError: The teacher failed on the rows.
     """
-    lengths = [spec.name for spec in bench.bundle.signature.inputs if -1 in spec.shape[1:]]
-    if lengths:
-        reason = f"rows of {', '.join(lengths)} may have other sizes than those at hand"
-        return Found(METHOD, reason=f"{reason}, and a small dense network takes one size only")
     table = table_of(bench.tensors(bench.fit))
-    if table is None or table.shape[1] > _MOST_FEATURES:
-        reason = "its inputs are text" if table is None else "its inputs are too wide"
+    reason = _unfit(bench, table)
+    if table is None or reason:
         return Found(METHOD, reason=f"{reason}, so no small dense network can stand in for it")
     lesson = _lesson(bench)
     if lesson is None:
@@ -80,6 +76,16 @@ def dense_distillation(bench: Bench) -> Found:
     if not tried:
         return Found(METHOD, reason="it is smaller than any student worth trying")
     return Found(METHOD, tuple(ladder))
+
+
+def _unfit(bench: Bench, table: NDArray[np.float32] | None) -> str:
+    """Return why a network with one fixed number of inputs cannot learn from these rows."""
+    if table is None:
+        return "its inputs are text"
+    lengths = [spec.name for spec in bench.bundle.signature.inputs if -1 in spec.shape[1:]]
+    if lengths:
+        return f"rows of {', '.join(lengths)} may have other sizes than those at hand"
+    return "its inputs are too wide" if table.shape[1] > _MOST_FEATURES else ""
 
 
 def _students(bench: Bench, n_in: int, n_out: int) -> Iterator[tuple[int, ...]]:

@@ -11,6 +11,7 @@ from typing import Literal
 from fairlead.backends.onnx_block_weights import block_quantize, blockable_layers
 from fairlead.backends.onnx_graph import write_graph
 from fairlead.backends.onnx_qdq import QdqPlan, insert_qdq
+from fairlead.core.errors import ModelError
 from fairlead.optimize.quantization.recipe import Recipe
 from fairlead.optimize.quantization.workbench import Workbench
 
@@ -46,6 +47,11 @@ def _recipes(work: Workbench, bits: Literal[4, 8]) -> tuple[Recipe, ...]:
     layers = blockable_layers(work.static_graph, block=config.block_size)
     if not layers:
         return ()
+    if work.folder is not None and config.rounding == "gptq":
+        raise ModelError(
+            "gptq needs what flows into every layer, and the model is too large to be taken apart",
+            hint="round with --rounding hqq",
+        )
     flow = work.flow_into(layers) if config.rounding == "gptq" else None
     graph = insert_qdq(work.static_graph, QdqPlan((), {}))
 
@@ -59,6 +65,7 @@ def _recipes(work: Workbench, bits: Literal[4, 8]) -> tuple[Recipe, ...]:
                 block=config.block_size,
                 rounding=config.rounding,
                 inputs=flow,
+                folder=work.folder,
             )
         )
 
