@@ -396,9 +396,23 @@ def test_a_model_that_waits_for_others_is_soon_kept_out_of_the_loop():
     pace = Pace(inline_s=0.001)
     pace.learn_aside(0.003, 0.0001, 1)  # little computing: perhaps it waited for the interpreter
     assert pace.is_short(1)
-    for _ in range(3):
+    for _ in range(9):
         pace.learn_inline(0.003, 1)
     assert not pace.is_short(1)
     for _ in range(9):
         pace.learn_aside(0.003, 0.0001, 1)
         assert not pace.is_short(1)
+
+
+def test_a_model_that_waited_for_the_interpreter_a_few_times_comes_back():
+    pace = Pace(inline_s=0.001)
+    for _ in range(9):
+        pace.learn_inline(0.0001, 1)
+    for _ in range(8):
+        pace.learn_inline(0.003, 1)
+    assert not pace.is_short(1)
+    for _ in range(5):
+        pace.learn_aside(0.0001, 0.0001, 1)
+    assert pace.is_short(1)
+    assert pace.is_short(4)
+    assert not pace.is_short(100)

@@ -10,6 +10,7 @@ __all__ = ["Pace"]
 _RECENT_RUNS = 9
 _HANDOVER_S = 0.012
 """A thread that ended its run may wait so long for the interpreter; the run is not to blame."""
+_MOST_STALLS = 9
 _VETO_RUNS = 256
 
 
@@ -38,8 +39,9 @@ class Pace:
             self._stalls = 0
             return
         self._stalls += 1
-        if self._stalls >= 3:
-            # It computes little and takes long: it waits for a device, or for somebody else.
+        if self._stalls >= _MOST_STALLS:
+            # It computes little and takes long: it waits for a device, or for somebody else. One
+            # that only waits for the interpreter, which the log has now and then, does better soon.
             self._stalls, self._veto = 0, _VETO_RUNS
 
     def learn_aside(self, run_s: float, cpu_s: float, rows: int) -> None:
