@@ -15,12 +15,14 @@ from fairlead.core.units import format_value
 if TYPE_CHECKING:
     from fairlead.backends.endpoint import EndpointClient
     from fairlead.backends.services import ServiceRecord
+    from fairlead.core.workspace import Workspace
 
 __all__ = ["service_status"]
 
 _SKILL = "model-serving-patterns"
 _COUNTED = "fairlead_predictions_"
 _LOG_COUNTS = ("logged", "dropped", "left_out")
+_SHOWN_COUNTS = (*_LOG_COUNTS, "expired")
 _PATIENCE_S = 5.0
 _WORKER_COLUMNS = (
     "process", "state", "clients", "requests", "CPU", "memory", "up", "restarts"
@@ -90,7 +92,7 @@ def service_status(
                 f"no service `{name}` is recorded in {ctx.workspace.root}",
                 hint="`fairlead serve status` lists the ones that are",
             )
-    return Outcome(records, _report([_ask(record) for record in records], ctx))
+    return Outcome(records, _report([_ask(record, ctx.workspace) for record in records], ctx))
 
 
 def _report(seen: Sequence[_Seen], ctx: Context) -> Report:
@@ -116,9 +118,9 @@ def _services_table(seen: Sequence[_Seen]) -> Table:
     for item in seen:
         end = item.record.endpoint
         arms = ", ".join(f"{arm} {digest[7:19]}" for arm, digest in end.arms.items())
-        counts = tuple(item.log.get(name, "") for name in _LOG_COUNTS)
+        counts = tuple(item.log.get(name, "") for name in _SHOWN_COUNTS)
         rows.append((item.name, item.state, end.url, end.pid, arms, *counts))
-    columns = ("service", "state", "url", "process", "arms", *_LOG_COUNTS)
+    columns = ("service", "state", "url", "process", "arms", *_SHOWN_COUNTS)
     return Table(title="Services", columns=columns, rows=tuple(rows))
 
 
@@ -160,10 +162,12 @@ def _findings(seen: Iterable[_Seen]) -> Iterable[Finding]:
             )
 
 
-def _ask(record: ServiceRecord) -> _Seen:
+def _ask(record: ServiceRecord, workspace: Workspace) -> _Seen:
     """Ask a server how it is; what it does not tell in time is left out."""
     from fairlead.backends.endpoint import EndpointClient
+    from fairlead.backends.prediction_retention import expired
 
+    removed = expired(workspace.predictions / record.endpoint.service)
     if not record.is_alive:
         return _Seen(record)
     with EndpointClient.of(record.endpoint, record.admin_token, timeout_s=_PATIENCE_S) as client:
@@ -174,7 +178,7 @@ def _ask(record: ServiceRecord) -> _Seen:
         return _Seen(
             record,
             client.ready(),
-            _log_counts(client),
+            {**_log_counts(client), "expired": removed.rows},
             status.get("workers", ()),
             status.get("models", ()),
         )

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairlead.backends.logged_request import LoggedRequest, Render, RequestColumns, render_requests
+from fairlead.backends.prediction_retention import FOREVER, Retention
 from fairlead.backends.prediction_rules import LogRules
 from fairlead.backends.prediction_spool import SpoolWriter
-from fairlead.backends.segment_process import SegmentProcess, has_spools, prepare_folder
+from fairlead.backends.segment_process import SegmentProcess, prepare_folder
 from fairlead.core.errors import FairleadError, WorkspaceError
 from fairlead.core.ports import Feeds
 from fairlead.core.prediction import Prediction, PredictionBatch
@@ -71,6 +72,7 @@ class ParquetPredictionLog:
         segment_s: float = 300.0,
         segment_bytes: int = 16 << 20,
         spool_bytes: int = 4 << 30,
+        keep: Retention = FOREVER,
         is_durable: bool = False,
         rules: LogRules | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class ParquetPredictionLog:
             segment_bytes: Size of a spool at which the next one is begun; many of them are
                 turned into segments together, without waiting for the time.
             spool_bytes: Disk for the spools of a service; further predictions are dropped.
+            keep: How long segments are kept.
             is_durable: Whether `commit` waits for the disk and not only for the file system.
             rules: What is kept and hidden; None keeps everything.
         """
@@ -97,7 +100,7 @@ class ParquetPredictionLog:
         self.is_durable = is_durable
         self._rules = rules or LogRules()
         self._spools = SpoolWriter(self._folder, self._rules)
-        self._segments = SegmentProcess(self._folder, spool_bytes)
+        self._segments = SegmentProcess(self._folder, spool_bytes, keep)
         self._buffer: list[tuple[Render | None, Sequence[Any]]] = []
         self._rows = 0
         self._bytes = 0
@@ -142,7 +145,7 @@ class ParquetPredictionLog:
             WorkspaceError: It cannot.
         """
         prepare_folder(self._folder, service)
-        if has_spools(self._folder, service):
+        if self._segments.is_due(service):
             self._segments.make((service,))
 
     def append_request(self, request: LoggedRequest) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from fairlead.backends.arrow import array_from_arrow
+from fairlead.backends.prediction_retention import FOREVER, Retention, expire, reading
 from fairlead.backends.prediction_spool import STAMP_FORMAT, SUFFIX
 from fairlead.backends.prediction_tables import FIELDS, INPUT, OUTPUT, joined, spool_table
 from fairlead.backends.services import check_service_name
@@ -45,8 +46,8 @@ class Window:
     limit: int | None = None
 
 
-def make_segments(folder: Path, service: str) -> int:
-    """Turn every spool that nobody writes to into a Parquet segment.
+def make_segments(folder: Path, service: str, keep: Retention = FOREVER) -> int:
+    """Turn every spool that nobody writes to into a Parquet segment, and remove old segments.
 
     A process that is killed in between leaves the spool, or the segment and the spool of that
     name, of which the next call removes the one that is no longer needed.
@@ -66,6 +67,7 @@ def make_segments(folder: Path, service: str) -> int:
             if not any(place.glob(f"*-{path.stem}.parquet")):
                 made += _make_segment(path)
             path.unlink()
+    expire(place, keep)
     return made
 
 
@@ -113,7 +115,7 @@ def read_segments(folder: Path, service: str, window: Window) -> PredictionBatch
     """Read the predictions of a service; see `ParquetPredictionLog.read`."""
     place = folder / check_service_name(service)
     while True:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), reading(place):
             tables = _read_tables(place, window)
             break
         # A spool became a segment between the look at the folder and the look into it.

@@ -1,10 +1,11 @@
 """The process that turns spools of the prediction log into Parquet, out of the server's way.
 
-python -m fairlead.backends.segment_process FOLDER SERVICE …
+python -m fairlead.backends.segment_process FOLDER DAYS BYTES SERVICE …
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairlead.backends.prediction_retention import FOREVER, Retention, overdue
 from fairlead.backends.prediction_spool import SUFFIX
 from fairlead.backends.services import check_service_name
 from fairlead.core.files import translated_os_errors
@@ -45,18 +47,25 @@ def has_spools(folder: Path, service: str) -> bool:
 class SegmentProcess:
     """Starts the process when there is something to do, one at a time."""
 
-    def __init__(self, folder: Path, spool_bytes: int) -> None:
+    def __init__(self, folder: Path, spool_bytes: int, keep: Retention = FOREVER) -> None:
         """Prepare.
 
         Args:
             folder: The folder of all services.
             spool_bytes: Size of the waiting spools of a service at which no more are wanted.
+            keep: How long segments are kept.
         """
+        self._keep = keep
         self._folder = folder
         self._spool_bytes = spool_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self.is_full = False
         """Whether the spools wait for room and time to become segments."""
+
+    def is_due(self, service: str) -> bool:
+        """Say whether there are spools of earlier processes, or segments that are to go."""
+        place = self._folder / service
+        return has_spools(self._folder, service) or bool(overdue(place, self._keep))
 
     def make(self, services: Sequence[str], *, is_last: bool = False) -> None:
         """Have spools turned into segments.
@@ -73,7 +82,7 @@ class SegmentProcess:
             from fairlead.backends.prediction_segments import make_segments
 
             for service in services:
-                make_segments(self._folder, service)
+                make_segments(self._folder, service, self._keep)
             return
         self._start(services, is_last=is_last)
 
@@ -83,7 +92,8 @@ class SegmentProcess:
         try:
             if self._process is not None:
                 self._process.wait(_LAST_S)
-            command = [sys.executable, "-m", __name__, str(self._folder), *services]
+            keep = [json.dumps(limit) for limit in self._keep]
+            command = [sys.executable, "-m", __name__, str(self._folder), *keep, *services]
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and arguments)
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
@@ -102,12 +112,12 @@ class SegmentProcess:
         return size
 
 
-def _main(folder: str, *services: str) -> None:
+def _main(folder: str, days: str, n_bytes: str, *services: str) -> None:
     from fairlead.backends.prediction_segments import make_segments
 
     os.nice(_LOWEST_PRIORITY)
     for service in services:
-        make_segments(Path(folder), service)
+        make_segments(Path(folder), service, Retention(json.loads(days), json.loads(n_bytes)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 
 from fairlead.backends.logged_request import RequestColumns, render_joined
 from fairlead.backends.prediction_log import ParquetPredictionLog
+from fairlead.backends.prediction_retention import Retention
 from fairlead.backends.prediction_rules import LogRules
 from fairlead.core.ports import Array, Feeds
 from fairlead.core.signature import STRING
@@ -44,6 +45,7 @@ def open_log(folder: Path, config: ServingConfig) -> ParquetPredictionLog:
         segment_s=config.log_segment_s,
         segment_bytes=config.log_segment_bytes,
         spool_bytes=config.log_spool_bytes,
+        keep=Retention(config.log_keep_days, config.log_keep_bytes),
         is_durable=config.log_mode == "durable",
         rules=LogRules.load(rules) if isinstance(rules, Path) else rules,
     )
