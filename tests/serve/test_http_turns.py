@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlead.backends.prediction_log import LogCounts
 from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import FairleadError
 from fairlead.core.signature import Signature, TensorSpec
@@ -17,7 +18,10 @@ from fairlead.serve.inference.arms import open_arm
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.dataplane import Dataplane, Joined
 from fairlead.serve.inference.intake import Intake
+from fairlead.serve.inference.metrics import ServingMetrics
 from fairlead.serve.inference.openinference import decode
+from fairlead.serve.inference.outcomes import OutcomeRing
+from fairlead.serve.inference.recording import _Recorder
 from fairlead.serve.inference.row_reader import RowReader
 from fairlead.serve.inference.served import ServedRequest, ServedTogether
 from fairlead.serve.inference.traffic import Traffic
@@ -151,6 +155,37 @@ def test_what_is_served_together_can_be_looked_at_one_by_one(arm):
     assert [item.id for item in served[1:]] == [two.id, "c"]
     for name, array in first.items():
         np.testing.assert_allclose(one.outputs[name], array, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_observers_hear_the_same_together_as_one_by_one(arm, size):
+    plane = plane_of(arm, [], timeout_s=float("inf"))
+    arm.queue._pace.learn_inline(1e-5, 1)
+    batches = [plane.answer_now(arm, joined(size)) for _ in range(40)]
+    rings, metrics = (OutcomeRing(100), OutcomeRing(100)), (measured(), measured())
+    for served in batches:
+        for observer in (rings[0], metrics[0]):
+            observer.observe(served)
+        for observer in (rings[1], metrics[1]):
+            observer.observe(list(served))
+    assert rings[0].read(0, 1000) == rings[1].read(0, 1000)
+    for one in metrics:
+        one.tallies()
+    found, expected = ([(f.name, f.samples) for f in one.collect()] for one in metrics)
+    assert found == expected
+    columns = [_Recorder(None, "wines")._render_together(batches)[0]]
+    columns += _Recorder(None, "wines")._render([item for served in batches for item in served])
+    for name in ("id", "status", "n_rows", "queue_ms", "run_ms", "total_ms", "batch_rows", "at"):
+        assert list(getattr(columns[0], name)) == list(getattr(columns[1], name)), name
+    for side in ("feeds", "outputs"):
+        first, second = (getattr(column, side) for column in columns)
+        for name in first[0]:
+            one, other = ([part[name] for part in parts] for parts in (first, second))
+            np.testing.assert_array_equal(np.concatenate(one), np.concatenate(other))
+
+
+def measured():
+    return ServingMetrics("wines", lambda: LogCounts(0, 0, 0))
 
 
 def test_time_that_is_up_and_models_not_known_to_be_short_go_through_the_queue(wines, arm):

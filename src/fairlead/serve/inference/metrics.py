@@ -179,6 +179,15 @@ class ServingMetrics:
             self._fold()
 
     def _take_together(self, served: ServedTogether) -> None:
+        if len(served.ids) == 1:
+            self._fresh.append(
+                (
+                    served.arm, 200, served.total_ms[0], served.queue_ms[0], served.run_ms,
+                    served.batch_rows, served.n_rows[0],
+                )
+            )  # fmt: skip
+            self._count_steps_of(served)
+            return
         self._fresh.extend(
             zip(
                 repeat(served.arm),
@@ -191,6 +200,9 @@ class ServingMetrics:
                 strict=False,
             )
         )
+        self._count_steps_of(served)
+
+    def _count_steps_of(self, served: ServedTogether) -> None:
         if served.parts_ms:
             for _ in served.ids:
                 self._count_steps(served.arm, served.parts_ms)

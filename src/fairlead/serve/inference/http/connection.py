@@ -48,6 +48,11 @@ class Connection(asyncio.Protocol):
         return None if transport is None else certificate_name(transport.get_extra_info("peercert"))
 
     @property
+    def is_alone(self) -> bool:
+        """Whether no other client is connected."""
+        return len(self._server.connections) == 1
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
         return self._active is None and self._is_free()

@@ -20,6 +20,10 @@ class Sender(Protocol):
     def certificate_subject(self) -> str | None:
         """Common name of the client's verified certificate, or None."""
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other client is connected."""
+
     def awaits(self, exchange: Exchange) -> bool:
         """Whether the client is there and waits for the answer to an exchange."""
 
@@ -92,6 +96,11 @@ class Exchange:
         """Give the body back, which nobody will read."""
         size, self.body = len(self.body), b""
         self._connection.release(size)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other client is connected."""
+        return self._connection.is_alone
 
     @property
     def is_awaited(self) -> bool:

@@ -55,7 +55,10 @@ class Turns:
         self._gathered: list[tuple[Exchange, Route]] = []
 
     def add(self, exchange: Exchange, route: Route) -> None:
-        """Serve a request when the turn ends."""
+        """Serve a request when the turn ends, or at once where no other client can join it."""
+        if not self._gathered and exchange.is_alone:
+            self._serve_route([exchange], route)
+            return
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._serve)
         self._gathered.append((exchange, route))
