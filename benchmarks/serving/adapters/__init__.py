@@ -2,7 +2,7 @@
 
 from adapters.base import Adapter
 from adapters.bentoml import BENTOML, BENTOML_BATCHING
-from adapters.fairlead import FAIRLEAD, FAIRLEAD_BARE
+from adapters.fairlead import FAIRLEAD, FAIRLEAD_BARE, FAIRLEAD_TWO
 from adapters.kserve import KSERVE
 from adapters.litserve import LITSERVE, LITSERVE_BATCHING
 from adapters.mlserver import MLSERVER, MLSERVER_BATCHING
@@ -15,7 +15,7 @@ __all__ = ["ADAPTERS", "Adapter"]
 ADAPTERS: dict[str, Adapter] = {
     adapter.name: adapter
     for adapter in (
-        FAIRLEAD, FAIRLEAD_BARE, TRITON, TRITON_BATCHING, PYTRITON, MLSERVER, MLSERVER_BATCHING,
+        FAIRLEAD, FAIRLEAD_TWO, FAIRLEAD_BARE, TRITON, TRITON_BATCHING, PYTRITON, MLSERVER, MLSERVER_BATCHING,
         KSERVE, LITSERVE, LITSERVE_BATCHING, BENTOML, BENTOML_BATCHING, RAY_SERVE,
     )
 }  # fmt: skip

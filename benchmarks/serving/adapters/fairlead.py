@@ -44,3 +44,4 @@ FAIRLEAD_BARE = Adapter(
     "fairlead, log and metrics off", prepare,
     options={"words": ("--set", "log_predictions=false", "--set", "metrics=false")},
 )  # fmt: skip
+FAIRLEAD_TWO = Adapter("fairlead, 2 workers", prepare, options={"words": ("--workers", "2")})

@@ -99,7 +99,7 @@ class OnnxRunner:
     def _fits(self, feeds: Feeds) -> bool:
         """Say of a model with one input, in little time, whether it may be run as it is."""
         only = self._only
-        if only is None or len(feeds) != 1:
+        if only is None or len(feeds) != 1 or not isinstance(feeds, dict):
             return False
         array = feeds.get(only.name)
         if array is None or array.dtype != self._dtype or array.ndim != len(only.shape):
