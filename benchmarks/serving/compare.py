@@ -3,8 +3,9 @@
     python benchmarks/serving/compare.py --seconds 3 --rounds 3
     python benchmarks/serving/compare.py --model minilm.onnx --tokens 32 --connections 16,64
 
-Single-row JSON requests from `wrk`; one worker each unless its name says more; every server is stopped (SIGSTOP) while
-another has its turn. CPU is that of the server's processes, memory their proportional share.
+Single-row JSON requests from `wrk`; one worker each where a name does not say more; every server
+is stopped (SIGSTOP) while another has its turn. CPU is that of the server's processes, memory their
+proportional share.
 Each peer lives in an environment of its own under --cache, installed at the first run.
 Triton needs `--headers DIR`, see adapters/triton.py. A peer that cannot start is told, not hidden.
 """
