@@ -272,3 +272,22 @@ def test_values_that_are_no_numbers_do_not_widen_a_range() -> None:
     seen.add(np.array([1.0, np.nan, np.inf, -2.0], np.float32))
     assert choose_range(seen, "minmax") == (-2.0, 1.0)
     assert seen.n_missing == 2
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_eight_bits_of_a_dense_layer_with_a_bias_survive_the_fusions(operator, tmp_path) -> None:
+    import onnxruntime as ort
+
+    model = name_nodes(zoo.dense(operator=operator, last=None))
+    feeds = {"x": np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32)}
+    seen = collect_statistics(model, observed_tensors(model), feeds)
+    names = tuple(layer.name for layer in layers_of(model))
+    made = insert_qdq(model, QdqPlan(names, ranges_of(seen, "minmax", 99.99)))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    ort.InferenceSession(write_graph(made), options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(str(tmp_path / "fused.onnx")).graph.node}
+    assert "DequantizeLinear" not in kinds
+    assert not kinds & {"MatMul", "Gemm", "FusedGemm"}
+    exact, found = (OnnxRunner(write_graph(one)).run(feeds)["y"] for one in (model, made))
+    assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.99

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.backends.onnx_bias_sums import keep_biases_apart
 from fairlead.backends.onnx_graph import Graph
 from fairlead.backends.onnx_layers import Layer, copy_graph, drop_unused, initializers, layers_of
 
@@ -118,8 +119,11 @@ def insert_qdq(model: Graph, plan: QdqPlan) -> Graph:
         model: A prepared graph, nodes named, opset 13 or newer.
         plan: What is quantized.
     """
-    writer = _Writer(copy_graph(model), plan)
     chosen = set(plan.layers)
+    whole = copy_graph(model)
+    if not plan.switches:
+        keep_biases_apart(whole, chosen)
+    writer = _Writer(whole, plan)
     place = {name: index for index, name in enumerate(plan.layers)}
     for layer in layers_of(model):
         if layer.name in chosen:
