@@ -21,24 +21,26 @@ from fairlead.serve.inference.http.refusals import refuse
 
 __all__ = ["Brake"]
 
-_AT_ONCE_PER_S = 100.0
 _TICK_S = 0.02
 
 
 class Brake:
     """Answers errors; lives in one event loop."""
 
-    def __init__(self, pause_s: float, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, pause_s: float, is_stopping: Callable[[], bool], *, at_once_per_s: float = 100.0
+    ) -> None:
         """Prepare.
 
         Args:
             pause_s: How long a refusal for want of room is held back when there are many, in
                 seconds; 0 answers all at once.
             is_stopping: Says whether the server stops, and nothing may be held any more.
+            at_once_per_s: Refusals per second, and in a burst, that are answered at once.
         """
         self._is_stopping = is_stopping
         self._pause_s = pause_s
-        self._tokens = _AT_ONCE_PER_S
+        self._rate = self._tokens = at_once_per_s
         self._at = perf_counter()
         self._held: list[tuple[float, int, Exchange, OverloadedError]] = []
         self._numbers = itertools.count()
@@ -55,7 +57,7 @@ class Brake:
             refuse(exchange, error)
             return
         now = perf_counter()
-        self._tokens = min(_AT_ONCE_PER_S, self._tokens + (now - self._at) * _AT_ONCE_PER_S)
+        self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now
         if self._tokens >= 1:
             self._tokens -= 1
