@@ -270,8 +270,9 @@ class _Writer:
         if tensor in self.pairs.values():
             return True
         producer = next((n for n in self.model.graph.node if tensor in n.output), None)
-        is_passed = producer is not None and producer.op_type in _PASSES
-        return is_passed and self._is_narrow(producer.input[0])
+        if producer is None or producer.op_type not in _PASSES:
+            return False
+        return self._is_narrow(producer.input[0])
 
     def _outlet_pair(self, tensor: str, flag: str) -> None:
         """Lay a pair behind a convolution; all who read the tensor read what comes out."""
