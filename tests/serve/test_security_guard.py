@@ -216,7 +216,7 @@ def test_credentials_that_are_nearly_right_are_wrong(make, shown):
 def test_on_loopback_models_load_without_a_key_but_not_for_web_pages(make, file):
     load = GuardedRequest("POST", "/v2/repository/models/digits/load", peer="127.0.0.1")
     guard = make("127.0.0.1")
-    assert guard.admit(load) is ANYONE
+    assert guard.admit(load).name == ANYONE.name
     with pytest.raises(UnauthenticatedError):
         guard.admit(load._replace(origin="https://evil.example"))
     with pytest.raises(UnauthenticatedError):
@@ -311,11 +311,25 @@ def test_what_was_refused_and_changed_is_written_down_without_secrets(make, file
     assert refused[0]["caller"] == f"ada#{key.id}"
     assert refused[0]["path"] == "/fairlead/traffic"
     assert refused[1]["caller"] == ""
-    assert (changed[0]["caller"][:5], changed[0]["method"], changed[0]["status"]) == (
-        "root#", "PUT", 200)  # fmt: skip
+    begun, ended = changed
+    assert (begun["caller"][:5], begun["method"], begun["phase"]) == ("root#", "PUT", "begun")
+    assert (ended["caller"], ended["status"], ended["call"]) == (
+        begun["caller"], 200, begun["call"])  # fmt: skip
     assert lines(tmp_path, "requests") == []
     written = "".join(path.read_text() for path in (tmp_path / "audit").glob("*.jsonl"))
     assert not any(secret in written for secret in (text, root, "hidden", TOKEN))
+
+
+def test_nothing_is_changed_that_cannot_be_written_down(make, file, tmp_path):
+    _, root = file.add("root", is_admin=True)
+    guard = make()
+    (tmp_path / "audit").rename(tmp_path / "elsewhere")
+    (tmp_path / "audit").write_text("in the way")
+    with pytest.raises(WorkspaceError, match="nothing is changed"):
+        guard.admit(bearer(root, ADMIN))
+    # Looking changes nothing, and inference goes on.
+    assert guard.admit(bearer(root, ADMIN._replace(method="GET"))).may_admin
+    assert guard.admit(bearer(root, INFER)).may_admin
 
 
 def test_every_request_is_written_down_where_asked_for(make, tmp_path):

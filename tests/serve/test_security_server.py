@@ -156,13 +156,15 @@ def test_an_administrator_by_key_or_by_scope_changes_the_traffic(guarded):
         )
         assert asked[0] == 200
 
-    def callers():
-        return {line["caller"].partition("#")[0] for line in audit(guarded, "admin")}
-
-    # The line is written once the answer is on its way.
-    until(lambda: callers() >= {"root", "jwt:ada"}, "the calls are written down")
-    lines = audit(guarded, "admin")
-    assert all(line["status"] and line["at"] and line["peer"] == "127.0.0.1" for line in lines)
+        # What was answered has been written down.
+        begun, ended = audit(guarded, "admin")[-2:]
+        assert begun["phase"] == "begun"
+        assert (begun["call"], begun["caller"]) == (ended["call"], ended["caller"])
+        assert ended["status"] == 200
+        assert ended["at"]
+        assert ended["peer"] == "127.0.0.1"
+    callers = {line["caller"].partition("#")[0] for line in audit(guarded, "admin")}
+    assert callers >= {"root", "jwt:ada"}
 
 
 def audit(guarded, stream):

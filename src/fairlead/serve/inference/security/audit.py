@@ -6,6 +6,8 @@
 
 A file per kind, so that a flood of refused calls pushes no call of administration out. Several
 workers write at once: a line is one append. Callers stand there by name and id, never by secret.
+A change has two lines of one `call`: one with `phase` `begun` is on the disk before anything is
+done, one with the status is written before the answer leaves.
 """
 
 from __future__ import annotations
@@ -65,11 +67,12 @@ class AuditLog:
         peer: str,
         method: str,
         path: str,
-        status: int,
+        status: int | None,
         model: str | None = None,
         reason: str = "",
-    ) -> None:
-        """Append one line; a log that cannot be written is reported once and stops nothing.
+        call: str = "",
+    ) -> bool:
+        """Append one line; a log that cannot be written is reported once.
 
         Args:
             stream: Which file.
@@ -77,19 +80,26 @@ class AuditLog:
             peer: Its address.
             method: What it did.
             path: To what.
-            status: HTTP status that it got.
+            status: HTTP status that it got; None for a change that begins, which is on the disk
+                when this returns.
             model: The model that it asked for.
             reason: Why it was refused.
+            call: Id that the lines of one change share.
+
+        Returns:
+            Whether the line was written.
         """
-        document = {
+        document: dict[str, object] = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "service": self._service,
             "caller": caller[:_LONGEST],
             "peer": peer[:_LONGEST],
             "method": method[:_LONGEST],
             "path": path.partition("?")[0][:_LONGEST],
-            "status": status,
         }
+        document |= {"phase": "begun"} if status is None else {"status": status}
+        if call:
+            document["call"] = call
         if model is not None:
             document["model"] = model[:_LONGEST]
         if reason:
@@ -97,12 +107,17 @@ class AuditLog:
         line = json.dumps(document).encode() + b"\n"
         try:
             with self._lock:
-                os.write(self._current(stream, len(line)), line)
-            self._is_failing = False
+                handle = self._current(stream, len(line))
+                os.write(handle, line)
+                if status is None:
+                    os.fsync(handle)
         except OSError as exc:
             if not self._is_failing:
                 _log.error("the audit log in %s cannot be written: %s", self._folder, exc)
             self._is_failing = True
+            return False
+        self._is_failing = False
+        return True
 
     def path(self, stream: Stream) -> Path:
         """Return the file that is written now."""

@@ -41,11 +41,13 @@ class Caller(NamedTuple):
         name: Name of the key, subject of the token or certificate; never a secret.
         may_admin: Whether it may change how the server is run.
         models: Models that it may ask; None for all.
+        call: Id of a change that was written down before it is made, or "".
     """
 
     name: str
     may_admin: bool = False
     models: frozenset[str] | None = None
+    call: str = ""
 
     def may_ask(self, model: str) -> bool:
         """Return whether it may ask this model."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import secrets
 from dataclasses import dataclass, field
 
 from fairlead.core.errors import (
@@ -17,6 +18,7 @@ from fairlead.core.errors import (
     ForbiddenError,
     RateLimitedError,
     UnauthenticatedError,
+    WorkspaceError,
 )
 from fairlead.serve.inference.security.audit import AuditLog
 from fairlead.serve.inference.security.callers import ANYONE, Caller, GuardedRequest
@@ -30,6 +32,7 @@ __all__ = ["Guard", "GuardParts", "is_loopback"]
 
 _SERVICE = Caller("service", may_admin=True)
 _SHOW = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`; `fairlead serve keys add` makes one"
+_READS = frozenset({"GET", "HEAD"})
 _OF_DEFAULT_MODEL = frozenset({"/predict", "/invocations"})
 _STATUSES: dict[type[AccessError], int] = {
     UnauthenticatedError: 401,
@@ -101,9 +104,11 @@ class Guard:
             UnauthenticatedError: It shows no credentials, or some that do not hold (401).
             ForbiddenError: It lacks the right (403).
             RateLimitedError: It asks more often than it may (429, `retry_after_s`).
+            WorkspaceError: It would change how the server is run, and the audit log cannot be
+                written (507).
         """
         try:
-            return self._admitted(request)
+            return self._noted(request, self._admitted(request))
         except KeysPendingError:
             raise
         except AccessError as exc:
@@ -139,6 +144,7 @@ class Guard:
             path=request.path,
             status=status,
             model=request.model,
+            call=caller.call,
         )
 
     def exposure(self) -> list[str]:
@@ -163,6 +169,30 @@ class Guard:
     @property
     def _may_administer_remotely(self) -> bool:
         return self._is_loopback or self._parts.is_token_chosen or self.needs_credentials
+
+    def _noted(self, request: GuardedRequest, caller: Caller) -> Caller:
+        """Write down that a change begins, before it does; others are told of when they end."""
+        audit = self._parts.audit
+        if audit is None or request.method in _READS:
+            return caller
+        if not request.is_admin and kind_of(request.path) not in {"admin", "repository"}:
+            return caller
+        call = secrets.token_hex(4)
+        if not audit.write(
+            "admin",
+            caller=caller.name,
+            peer=request.peer,
+            method=request.method,
+            path=request.path,
+            status=None,
+            model=request.model,
+            call=call,
+        ):
+            raise WorkspaceError(
+                "the audit log cannot be written, so nothing is changed",
+                hint="make room on its disk, or serve with `is_on = false` under [audit]",
+            )
+        return caller._replace(call=call)
 
     def _admitted(self, request: GuardedRequest) -> Caller:
         kind = kind_of(request.path)
