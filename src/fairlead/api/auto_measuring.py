@@ -16,6 +16,7 @@ from fairlead.core.ports import Feeds, Runner
 from fairlead.measure.candidates import measure_candidates, pareto_front
 from fairlead.measure.comparison import Comparison, compare, decide, rows_for
 from fairlead.measure.judging import Judge
+from fairlead.measure.latency import clocks_for
 
 __all__ = [
     "Contest",
@@ -121,6 +122,7 @@ def hold_contest(
         for one in entrants:
             runners[one.name] = open_runner(one.bundle, runtime=one.runtime, trust=trust)
             stack.callback(runners[one.name].close)
+        clocks = clocks_for(one.runtime.execution_provider for one in entrants)
         comparisons = {
             one.name: compare(
                 runners[first.name],
@@ -134,6 +136,7 @@ def hold_contest(
                 time_limit_s=_SPEED_ONLY_S,
                 seed=seed,
                 judge=judge,
+                clocks=clocks,
             )
             for one in entrants[1:]
         }
@@ -141,7 +144,7 @@ def hold_contest(
         single, batch = (
             measure_candidates(
                 runners, feeds, sizes=sizes, batch_rows=n_rows, time_limit_s=time_limit_s / 2,
-                peak_memory=memory, seed=seed,
+                peak_memory=memory, seed=seed, clocks=clocks,
             )
             for n_rows in (1, batch_rows)
         )  # fmt: skip

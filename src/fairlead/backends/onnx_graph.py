@@ -24,6 +24,7 @@ __all__ = [
     "names_read",
     "onnx_versions",
     "parse_graph",
+    "proto_bytes",
     "quiet_logging",
     "read_graph",
     "read_large",
@@ -98,12 +99,28 @@ def write_graph(model: Graph) -> bytes:
     Raises:
         ModelError: It is larger than the 2 GiB that one protobuf file may have.
     """
-    if model.ByteSize() > _LARGEST_BYTES:
+    size = proto_bytes(model)
+    if size > _LARGEST_BYTES:
         raise ModelError(
-            f"the rewritten model has {model.ByteSize()} bytes, more than one file may have",
+            f"the rewritten model has {size:,} bytes, more than one file may have",
             hint="models above 2 GiB after the change are not supported",
         )
     return bytes(model.SerializeToString())
+
+
+def proto_bytes(model: Graph) -> int:
+    """Return the bytes of a model as one file; only what its weights take beyond 2 GiB.
+
+    The library counts by writing, and what is larger than 2 GiB cannot be written.
+    """
+    from onnx import TensorProto, helper
+
+    weights = sum(
+        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in model.graph.initializer
+        if tensor.data_location != TensorProto.EXTERNAL and tensor.data_type != TensorProto.STRING
+    )
+    return int(weights) if weights > _LARGEST_BYTES else int(model.ByteSize())
 
 
 def check_graph(model: Graph) -> None:
@@ -136,7 +153,7 @@ def upgrade_opset(model: Graph, *, oldest: int = _OLDEST_OPSET) -> Graph:
     from onnx import version_converter
 
     try:
-        return version_converter.convert_version(model, _TARGET_OPSET)
+        return version_converter.convert_version(model, max(oldest, _TARGET_OPSET))
     except Exception as exc:
         raise ModelError(
             f"opset {found} is too old and cannot be converted to {_TARGET_OPSET}: "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fairlead.backends.converted import Converted, versions_of
-from fairlead.backends.onnx_graph import sort_nodes
+from fairlead.backends.onnx_graph import proto_bytes, sort_nodes
 from fairlead.backends.onnxruntime import OnnxRunner
 from fairlead.core.bundle import Task
 from fairlead.core.dataset import Dataset, bind
@@ -242,7 +242,7 @@ def _write(source: OnnxSource, work: Path) -> Path:
         folder.mkdir()
         if source.origin is not None:
             shutil.copyfile(source.origin, target)
-        elif source.proto.ByteSize() < _INLINE_BYTES:
+        elif proto_bytes(source.proto) < _INLINE_BYTES:
             target.write_bytes(source.proto.SerializeToString())
         else:
             onnx.save_model(

@@ -17,7 +17,14 @@ from fairlead.core.extras import requires
 from fairlead.core.ports import Array, Feeds
 from fairlead.core.signature import STRING, Signature, TensorSpec, conform
 
-__all__ = ["OnnxRunner", "available_providers", "read_signature", "signature_of"]
+__all__ = [
+    "TENSORRT",
+    "OnnxRunner",
+    "available_providers",
+    "provider_options",
+    "read_signature",
+    "signature_of",
+]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -29,6 +36,9 @@ _DTYPES = {
 _ONNX_BFLOAT16 = 16
 """The element type in ONNX's numbering."""
 # What ONNX Runtime puts before its reason: its own code, a path, and the C++ function.
+TENSORRT = "TensorrtExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+
 _ORIGIN = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ .*?\) )?"
 )
@@ -211,14 +221,39 @@ def _load(model: Path | bytes, settings: RuntimeSettings) -> Any:  # noqa: ANN40
     spinning = "1" if settings.allow_spinning else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     source = model if isinstance(model, bytes) else str(model)
+    providers: list[Any] = [(settings.execution_provider, provider_options(settings))]
+    if settings.execution_provider == TENSORRT and _CUDA in ort.get_available_providers():
+        providers.append(_CUDA)  # for the operators that TensorRT does not know
     try:
-        return ort.InferenceSession(source, options, providers=[settings.execution_provider])
+        session = ort.InferenceSession(source, options, providers=providers)
     except Exception as exc:
         where = "the model" if isinstance(model, bytes) else model.name
         raise ModelError(
             f"{where} cannot be loaded: {_first_line(exc)}",
             hint="check it with `python -m onnx.checker`, or export it again",
         ) from exc
+    if settings.execution_provider not in session.get_providers():
+        # ONNX Runtime goes on with the CPU when a driver or a library is missing.
+        raise ModelError(
+            f"execution provider {settings.execution_provider} could not be started; "
+            f"{', '.join(session.get_providers())} would run the model instead",
+            hint="check its driver and libraries, or use --device cpu",
+        )
+    return session
+
+
+def provider_options(settings: RuntimeSettings) -> dict[str, str]:
+    """Return the options that make a provider compute in the precision of the settings, or better.
+
+    CUDA rounds the inputs of fp32 products to 10 bits (TF32) unless it is told not to, and TensorRT
+    uses 16 bits only where it is told that it may.
+    """
+    name, precision = settings.execution_provider, settings.float_precision
+    if name.startswith("CUDA"):
+        return {"use_tf32": str(int(precision != "fp32"))}
+    if name.startswith("Tensorrt"):
+        return {f"trt_{kind}_enable": str(int(precision == kind)) for kind in ("fp16", "bf16")}
+    return {}
 
 
 def _first_line(error: Exception) -> str:

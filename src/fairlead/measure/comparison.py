@@ -22,7 +22,7 @@ from fairlead.core.report import Finding, Measure, Verdict
 from fairlead.measure.answers import EdgeCheck, check_edges, count_lost_rows
 from fairlead.measure.budget import QualityDrop
 from fairlead.measure.judging import Judge
-from fairlead.measure.latency import Ratio, Timing, measure_interleaved, speedup
+from fairlead.measure.latency import Clocks, Ratio, Timing, measure_interleaved, speedup
 from fairlead.measure.quality import run_batches
 
 __all__ = [
@@ -122,6 +122,7 @@ def compare(
     time_limit_s: float = 10.0,
     seed: int = 0,
     judge: Judge | None = None,
+    clocks: Clocks | None = None,
 ) -> Comparison:
     """Measure a changed model against its original on the same rows.
 
@@ -139,6 +140,7 @@ def compare(
         time_limit_s: Longest time for the measurement of speed.
         seed: Seed of bootstrap intervals.
         judge: How quality is judged; by labels, or else by agreement, when None.
+        clocks: Where time is read from; see `clocks_for`.
 
     Raises:
         DataError: No metric can be computed on the rows.
@@ -152,7 +154,13 @@ def compare(
         lost_rows=count_lost_rows(old, new),
         edges=check_edges(before, after, feeds),
         speed=measure_speed(
-            before, after, feeds, batch_rows=batch_rows, time_limit_s=time_limit_s, seed=seed
+            before,
+            after,
+            feeds,
+            batch_rows=batch_rows,
+            time_limit_s=time_limit_s,
+            seed=seed,
+            clocks=clocks,
         ),
         size_before=sizes[0],
         size_after=sizes[1],
@@ -221,6 +229,7 @@ def measure_speed(
     batch_rows: int = 1,
     time_limit_s: float = 10.0,
     seed: int = 0,
+    clocks: Clocks | None = None,
 ) -> SpeedTest:
     """Time two models in alternating blocks on the first rows; see `measure.latency`."""
     batch = rows_for(before, feeds, batch_rows)
@@ -228,6 +237,7 @@ def measure_speed(
         {"before": lambda: before.run(batch), "after": lambda: after.run(batch)},
         rows_per_call=first_dimension(batch),
         time_limit_s=time_limit_s,
+        clocks=clocks,
     )
     old, new = timings["before"], timings["after"]
     return SpeedTest(old, new, speedup(old, new, seed=seed))

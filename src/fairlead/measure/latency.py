@@ -8,7 +8,7 @@ are compared block by block: what disturbs a block disturbs the one beside it to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,9 @@ __all__ = ["Clocks", "Ratio", "Timing", "measure_interleaved", "speedup"]
 
 _MOST_CALLS_PER_BLOCK = 5000
 _FEWEST_BLOCKS = 5
+_ACCELERATORS = (
+    "CUDA", "Tensorrt", "NvTensorRTRTX", "ROCM", "MIGraphX", "Dml", "CoreML", "QNN", "WebGpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,20 @@ class Clocks:
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
+
+
+def clocks_for(providers: Iterable[str]) -> Clocks:
+    """Return the clocks for models that run on these execution providers.
+
+    CPU time tells what a model costs on a busy machine, but nothing of what an accelerator does.
+    As soon as one model runs on an accelerator, wall time is all that is comparable.
+
+    Examples:
+        >>> clocks_for(["CPUExecutionProvider", "CUDAExecutionProvider"]).cpu is time.perf_counter
+        True
+    """
+    is_away = any(name.startswith(_ACCELERATORS) for name in providers)
+    return Clocks(cpu=time.perf_counter) if is_away else Clocks()
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def quantize_command(
             "weight-int4",
             "fp16",
             "bf16",
+            "fp8",
         ],
         typer.Option(help="Method; auto measures them all."),
     ] = "auto",

@@ -31,5 +31,6 @@ CARD = SkillCard(
         "weight-int4",
         "fp16",
         "bf16",
+        "fp8",
     ),
 )

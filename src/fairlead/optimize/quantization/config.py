@@ -19,6 +19,7 @@ MethodId = Literal[
     "weight-int4",
     "fp16",
     "bf16",
+    "fp8",
 ]
 
 

@@ -41,5 +41,6 @@ class Recipe:
         if self.runtime is None:
             return f"{self.method} ({self.name})"
         runs_on = self.runtime.execution_provider.removesuffix("ExecutionProvider")
-        rest = "" if self.runtime.float_precision == "fp32" else ", bf16"
+        precision = self.runtime.float_precision
+        rest = "" if precision == "fp32" else f", {precision}"
         return f"{self.method} ({self.name}) on {runs_on}{rest}"

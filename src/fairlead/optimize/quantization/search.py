@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fairlead.backends.runners import open_onnx
@@ -16,6 +16,7 @@ from fairlead.measure.answers import count_lost_rows
 from fairlead.measure.budget import QualityDrop
 from fairlead.measure.candidates import measure_candidates
 from fairlead.measure.judging import Judge
+from fairlead.measure.latency import Clocks, clocks_for
 from fairlead.measure.quality import run_batches
 from fairlead.optimize.quantization.config import QuantizationConfig
 from fairlead.optimize.quantization.mixed_precision import (
@@ -241,6 +242,7 @@ def _contenders(
             batch_rows=config.batch_rows,
             time_limit_s=config.time_limit_s,
             seed=config.seed,
+            clocks=_clocks(recipes, bundle),
         )
     finally:
         for runner in runners.values():
@@ -268,12 +270,18 @@ def _measured_again(
             batch_rows=judged.config.batch_rows,
             time_limit_s=judged.config.time_limit_s,
             seed=judged.config.seed,
+            clocks=_clocks([one.recipe for one in passing], bundle),
         )
     finally:
         for runner in runners.values():
             runner.close()
     again = [replace(one, measures=measured[one.recipe.title]) for one in passing]
     return measured["original"], again
+
+
+def _clocks(recipes: Iterable[Recipe], bundle: Bundle) -> Clocks:
+    used = [(recipe.runtime or bundle.runtime).execution_provider for recipe in recipes]
+    return clocks_for([bundle.runtime.execution_provider, *used])
 
 
 def _merit(

@@ -22,6 +22,7 @@ from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, kee
 from fairlead.measure.answers import check_labels
 from fairlead.measure.comparison import Comparison, compare, decide, rows_for
 from fairlead.measure.judging import Judge
+from fairlead.measure.latency import clocks_for
 from fairlead.optimize.quantization.card import CARD
 from fairlead.optimize.quantization.config import QuantizationConfig
 from fairlead.optimize.quantization.methods import METHODS
@@ -248,6 +249,7 @@ def _compare(bench: _Bench, recipe: Recipe) -> Comparison:
             time_limit_s=config.time_limit_s,
             seed=config.seed,
             judge=bench.judge,
+            clocks=clocks_for([single.execution_provider, runtime.execution_provider]),
         )
     finally:
         before.close()

@@ -1,6 +1,7 @@
 """The published methods, by id."""
 
 from fairlead.optimize.quantization.methods.dynamic_int8 import dynamic_int8
+from fairlead.optimize.quantization.methods.fp8 import fp8
 from fairlead.optimize.quantization.methods.half import bf16, fp16
 from fairlead.optimize.quantization.methods.nncf_int8 import nncf_int8
 from fairlead.optimize.quantization.methods.smoothquant import smoothquant
@@ -18,5 +19,6 @@ METHODS = {
     "weight-int4": weight_int4,
     "fp16": fp16,
     "bf16": bf16,
+    "fp8": fp8,
 }
 """Method → function that turns a model on the bench into recipes; none when it does not apply."""

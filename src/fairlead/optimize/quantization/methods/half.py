@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fairlead.backends.onnx_graph import write_graph
 from fairlead.backends.onnx_half import overflowing_nodes, store_half, to_fp16
-from fairlead.backends.onnxruntime import available_providers
+from fairlead.backends.onnxruntime import TENSORRT, available_providers
 from fairlead.core.errors import ModelError
 from fairlead.optimize.quantization.recipe import Recipe
 from fairlead.optimize.quantization.workbench import Workbench
@@ -55,7 +55,7 @@ def _on_gpu(work: Workbench, n_weights: int) -> list[Recipe]:
 
 
 def bf16(work: Workbench) -> tuple[Recipe, ...]:
-    """Store weights in bf16, and compute in it where OpenVINO is installed.
+    """Store weights in bf16, and compute in it where OpenVINO or TensorRT is installed.
 
     Args:
         work: The model on the bench.
@@ -79,4 +79,9 @@ def bf16(work: Workbench) -> tuple[Recipe, ...]:
         for runtime in work.openvino
         if runtime.float_precision == "bf16"
     ]
+    if TENSORRT in available_providers() and work.config.runtime != "openvino":
+        update = {"execution_provider": TENSORRT, "float_precision": "bf16"}
+        runtime = work.runtime.model_copy(update=update)
+        name = "arithmetic in bf16 where TensorRT may"
+        recipes.append(Recipe("bf16", name, write_graph(work.graph), n_weights, runtime))
     return tuple(recipes)
