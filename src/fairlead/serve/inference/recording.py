@@ -70,16 +70,17 @@ class _Recorder:
 
     def __call__(self, requests: Sequence[ServedRequest], /) -> None:
         """Buffer what is worth remembering."""
-        if isinstance(requests, ServedTogether) and self._takes_as_it_is(requests):
-            n_rows = requests.batch_rows
-            n_bytes = n_rows * (self._weights.of_row(requests.arm) or 0)
-            self._log.append_rendered(
-                (requests,),
-                self._render_together,
-                n_rows=n_rows,
-                n_bytes=n_bytes + _REQUEST_BYTES * len(requests.ids),
-            )
-            return
+        if isinstance(requests, ServedTogether) and self._log.takes_joined:
+            row_bytes = self._weights.of_row(requests.arm)
+            if row_bytes is not None:
+                n_rows = requests.batch_rows
+                self._log.append_rendered(
+                    (requests,),
+                    self._render_together,
+                    n_rows=n_rows,
+                    n_bytes=n_rows * row_bytes + _REQUEST_BYTES * (len(requests.ids) - 1),
+                )
+                return
         kept = [item for item in requests if item.feeds is not None and not item.is_probe]
         if not kept:
             return
@@ -90,9 +91,6 @@ class _Recorder:
             self._log.append_rendered(joined, render_joined, n_rows=n_rows, n_bytes=n_bytes)
         else:
             self._log.append_rendered(kept, self._render, n_rows=n_rows, n_bytes=n_bytes)
-
-    def _takes_as_it_is(self, served: ServedTogether) -> bool:
-        return self._log.takes_joined and self._weights.of_row(served.arm) is not None
 
     def _render_together(self, batches: Sequence[ServedTogether]) -> list[RequestColumns]:
         arms = dict.fromkeys([item.arm for item in batches])
@@ -147,9 +145,11 @@ class _Weights:
 
     def of_row(self, arm: Arm) -> int | None:
         """Return the bytes of a row of all tensors of an arm, or None when rows differ."""
-        if arm not in self._row_bytes:
-            self._row_bytes[arm] = _row_bytes(arm)
-        return self._row_bytes[arm]
+        try:
+            return self._row_bytes[arm]
+        except KeyError:
+            found = self._row_bytes[arm] = _row_bytes(arm)
+            return found
 
 
 def _columns(service: str, arm: Arm, group: Sequence[ServedRequest]) -> RequestColumns:
