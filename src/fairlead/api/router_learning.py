@@ -58,8 +58,8 @@ def learn(context: Context, *, max_loss: float = _MOST_LOSS) -> Outcome[Lesson]:
         )
     before = load_weights()
     after = fold(before, corrections, context)
-    shipped = list(shipped_problems())
-    context.progress.begin("ask every problem that ships, before and after", len(shipped))
+    shipped = [problem for problem in shipped_problems() if problem.is_held_back]
+    context.progress.begin("ask every held-back problem, before and after", len(shipped))
     compared = [_Compared.of(item, before, after) for item in corrections]
     others = []
     for item in shipped:

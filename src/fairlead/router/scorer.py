@@ -23,6 +23,7 @@ from fairlead.router.surface import surface_of
 __all__ = [
     "ENCODER_SHARE",
     "LENGTH",
+    "OUTSIDE",
     "Logits",
     "Scores",
     "Weights",
@@ -38,6 +39,9 @@ LENGTH = 1.7
 """Length of the hashed part of every feature vector; the weights were trained with it."""
 ENCODER_SHARE: Final = 0.5
 """How much the encoder counts where both are heard."""
+OUTSIDE: Final = 0.45
+"""Log odds added to `out-of-scope` where words are left over: no corpus holds all that is asked."""
+_OUTSIDE: Final = "!out-of-scope"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +121,9 @@ def logits_of(scene: Scene, weights: Weights, heard: Heard | None = None) -> Log
     first = np.array([told.answers[name] for name in weights.answers], np.float32)
     parts = np.array([told.skills[name] for name in weights.skills], np.float32)
     own = 1 - ENCODER_SHARE
-    return Logits(own * answers + ENCODER_SHARE * first, own * skills + ENCODER_SHARE * parts, own)
+    answers = own * answers + ENCODER_SHARE * first
+    answers += np.array([OUTSIDE * (name == _OUTSIDE) for name in weights.answers], np.float32)
+    return Logits(answers, own * skills + ENCODER_SHARE * parts, own)
 
 
 def score(scene: Scene, weights: Weights | None = None, heard: Heard | None = None) -> Scores:
