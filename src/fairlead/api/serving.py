@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from fairlead.api.context import Context
 from fairlead.core.bundle import Bundle
 from fairlead.core.endpoint import Endpoint
+from fairlead.core.errors import FairleadError
 from fairlead.core.report import Outcome, Report
 
-__all__ = ["run_server", "score_batch", "serve", "stop_service"]
+__all__ = ["run_server", "score_batch", "serve", "spare_memory", "stop_service"]
 
 _SKILL = "model-serving-patterns"
 
@@ -169,6 +170,18 @@ def score_batch(
         stdin=stdin,
     )
     return ctx.record(score_files(job, ctx.progress))
+
+
+def spare_memory(bundle: str | Path) -> None:
+    """Prepare a process that does nothing but score files with an ONNX bundle: it needs no pandas.
+
+    Call it before anything else uses Arrow, and never where somebody's own code runs.
+    """
+    from fairlead.backends.arrow import leave_pandas_out
+
+    with suppress(FairleadError):  # What is wrong with it will be said in its time.
+        if Bundle.open(bundle, verify=False).manifest.kind == "onnx":
+            leave_pandas_out()
 
 
 def stop_service(

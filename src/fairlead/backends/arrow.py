@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,34 @@ from fairlead.core.dataset import Array
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["array_from_arrow", "arrow_from_array"]
+__all__ = ["array_from_arrow", "arrow_from_array", "leave_pandas_out"]
+
+
+class _NoPandas:
+    """Says that there is no pandas, whoever asks."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        del path, target
+        if name == "pandas":
+            raise ModuleNotFoundError(name=name)
+
+
+def leave_pandas_out() -> None:
+    """Keep Arrow from importing pandas, which it does at its first array where there is one.
+
+    It weighs some 40 MB, and nothing here needs it. For processes of our own only: Arrow looks
+    once, and afterwards it can make no data frames.
+    """
+    if "pandas" in sys.modules:
+        return
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        import pyarrow as pa
+
+        pa.array([], pa.int64())
+    finally:
+        sys.meta_path.remove(_NoPandas)
 
 
 def array_from_arrow(column: pa.ChunkedArray | pa.Array) -> Array:

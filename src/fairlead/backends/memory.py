@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["release_memory", "release_program_text", "resident_bytes"]
+__all__ = ["peak_bytes", "release_memory", "release_program_text", "resident_bytes"]
 
 _STATM = Path("/proc/self/statm")
 _SMAPS = Path("/proc/self/smaps")
@@ -31,6 +31,13 @@ def resident_bytes() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process, or a child that ended, ever held, in bytes."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def release_memory() -> None:

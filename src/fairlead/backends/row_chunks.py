@@ -27,11 +27,15 @@ __all__ = ["BadRow", "RowChunk", "Wanted", "count_rows", "find_files", "read_chu
 
 _SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson")
 _KNOWN = ".parquet, .csv, .tsv, .jsonl or .ndjson"
-_CSV_BLOCK_BYTES = 1 << 20
+_CSV_BLOCK_BYTES = 1 << 19
+"""The reader holds a score of blocks at once; smaller ones cost more time than they save."""
 _SNIFFED_BYTES = 8 << 20
 _CHUNK_BYTES = 4 << 20
 """A chunk of wide rows ends here, however few they are."""
 _COUNT_BYTES = 4 << 20
+_PAGES_BYTES = 8 << 20
+"""What is read ahead of a Parquet file, all columns together."""
+_LEAST_PAGE_BYTES, _MOST_PAGE_BYTES = 1 << 12, 1 << 20
 _HEADER_ROWS = 2
 """Arrow counts the header as row 1; our rows begin at 0 after it."""
 
@@ -185,18 +189,22 @@ def read_chunks(path: Path, wanted: Wanted, *, chunk_rows: int) -> Iterator[RowC
 def _equal_chunks(path: Path, pieces: Iterator[_Piece], size: int) -> Iterator[RowChunk]:
     """Cut by row number, so that chunks do not depend on how much a reader gives at once."""
     held: list[_Piece] = []
+    n_bytes = 0
     end = size
     for piece in pieces:
         held.append(piece)
+        n_bytes += piece.table.nbytes
         while _last_row(held[-1]) >= end:
             now, later = _cut(held, end)
             yield _chunk(path, now)
             held = [later]
+            n_bytes = later.table.nbytes
             end += size
-        if sum(piece.table.nbytes for piece in held) >= _CHUNK_BYTES:
+        if n_bytes >= _CHUNK_BYTES:
             end = _last_row(held[-1]) + 1 + size
             yield _chunk(path, held)
             held = [_Piece(piece.rows[:0], piece.table.slice(0, 0), [])]
+            n_bytes = 0
     if held and any(len(piece.rows) or piece.bad for piece in held):
         yield _chunk(path, held)
 
@@ -238,7 +246,7 @@ def _parquet(path: Path, wanted: Wanted, chunk_rows: int) -> Iterator[_Piece]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_page_bytes(path, wanted)) as file:
         _check_columns(path, (*wanted.names, *wanted.keep), file.schema_arrow.names)
         at = 0
         columns = list(wanted.names) or None
@@ -251,15 +259,21 @@ def _parquet(path: Path, wanted: Wanted, chunk_rows: int) -> Iterator[_Piece]:
             yield _Piece(rows, pa.Table.from_batches([batch]), [])
 
 
+def _page_bytes(path: Path, wanted: Wanted) -> int:
+    """Return how much of each column is read ahead, so that all columns together stay small."""
+    import pyarrow.parquet as pq
+
+    n_columns = len(wanted.names) or len(pq.read_schema(path).names)
+    return min(_MOST_PAGE_BYTES, max(_LEAST_PAGE_BYTES, _PAGES_BYTES // max(1, n_columns)))
+
+
 def _csv(path: Path, wanted: Wanted, chunk_rows: int) -> Iterator[_Piece]:  # noqa: ARG001
     import pyarrow as pa
     from pyarrow import csv
 
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty", hint="give a file with a header and rows")
-    with path.open("rb") as file:
-        lines = file.read(_SNIFFED_BYTES).splitlines()
-    header, longest = lines[0], max(len(line) for line in lines)
+    header, longest = _sniffed(path)
     delimiter = max(",;\t|", key=lambda mark: header.count(mark.encode()))
     bad: list[BadRow] = []
 
@@ -296,6 +310,17 @@ def _csv(path: Path, wanted: Wanted, chunk_rows: int) -> Iterator[_Piece]:  # no
     if bad:
         nothing = pa.table({name: pa.array([], pa.string()) for name in names})
         yield _Piece(np.empty(0, np.int64), nothing, bad)
+
+
+def _sniffed(path: Path) -> tuple[bytes, int]:
+    """Return the first line of a file, and the length of the longest one near its beginning."""
+    with path.open("rb") as file:
+        header = file.readline(_SNIFFED_BYTES)
+        longest = read = len(header)
+        while read < _SNIFFED_BYTES and (line := file.readline(_SNIFFED_BYTES)):
+            longest = max(longest, len(line))
+            read += len(line)
+    return header.rstrip(b"\r\n"), longest
 
 
 def _row_numbers(at: int, count: int, bad: list[BadRow]) -> tuple[Array, int, list[BadRow]]:

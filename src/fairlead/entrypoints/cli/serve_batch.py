@@ -62,8 +62,9 @@ def batch_command(
     Rows that cannot be predicted go to OUT.quarantine.parquet, with the reason.
     """
     from fairlead.api.context import Context
-    from fairlead.api.serving import score_batch
+    from fairlead.api.serving import score_batch, spare_memory
 
+    spare_memory(bundle)
     with progress("rows") as bars:
         outcome = score_batch(
             bundle,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fairlead.backends.cpus import usable_cpus
+from fairlead.backends.memory import peak_bytes
 from fairlead.backends.part_files import PartCounts, PartFiles, quarantine_path
 from fairlead.backends.row_chunks import RowChunk, count_rows, find_files, read_chunks
 from fairlead.core.bundle import Bundle
@@ -143,7 +144,7 @@ def _identity(job: BatchJob, files: Sequence[Path], digest: str | None) -> dict[
     stats = [(str(path.resolve()), path.stat()) for path in files]
     sources: list[Any] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
     return {
-        "format": 1,
+        "format": 2,
         "bundle": job.bundle.digest,
         "data": sources if digest is None else digest,
         "keep": list(job.keep),
@@ -183,7 +184,7 @@ class _Run:
                     continue
                 waiting.append((number, pool.submit(number, chunk)))
                 # A bounded number under way keeps memory constant.
-                if len(waiting) > 2 * workers:
+                if len(waiting) > workers + 2:
                     self._take(waiting.popleft(), counts)
             while waiting:
                 self._take(waiting.popleft(), counts)
@@ -278,6 +279,8 @@ def _outcome(
             Measure(name="scored_rows", value=n_good, unit="rows"),
             Measure(name="throughput_rows_per_s", value=rate, unit="rows/s"),
             Measure(name="bad_rows", value=n_bad, unit="rows"),
+            Measure(name="peak_memory_bytes", value=peak_bytes(), unit="bytes",
+                    note="of the largest of its processes"),
             Measure(name="resumed_rows", value=resumed, unit="rows",
                     note="done by an earlier run that was interrupted"),
         ),

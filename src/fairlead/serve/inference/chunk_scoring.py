@@ -116,7 +116,9 @@ class ChunkScorer:
         reasons: dict[int, str],
     ) -> None:
         """Run the model on some rows; when it fails, halve them until the guilty one is alone."""
-        rows = Dataset({name: array[places] for name, array in columns.items()}, source="the row")
+        is_whole = len(places) == len(next(iter(columns.values())))
+        chosen = columns if is_whole else {name: a[places] for name, a in columns.items()}
+        rows = Dataset(dict(chosen), source="the row")
         try:
             pieces.append((places, self._run(rows)))
         except (DataError, ModelError) as exc:
