@@ -92,6 +92,11 @@ class Exchange:
         """Common name of the client's verified certificate, or None."""
         return self._connection.certificate_subject
 
+    def replace_body(self, body: bytes) -> None:
+        """Put what a body really says in its place, and count the memory of that."""
+        self._connection.release(len(self.body) - len(body))
+        self.body = body
+
     def forget_body(self) -> None:
         """Give the body back, which nobody will read."""
         size, self.body = len(self.body), b""

@@ -47,6 +47,12 @@ class Head:
         self.asking: object = None
         self.route: object = None
 
+    def with_asking(self, asking: object) -> Head:
+        """Return a copy of which something else is known."""
+        other = Head(self.method, self.target, self.headers, is_old=self.is_old)
+        other.length, other.route, other.asking = self.length, self.route, asking
+        return other
+
     def get(self, name: bytes) -> str | None:
         """Return the value of a header field, several ones joined, or None."""
         found = [value for key, value in self.headers if key == name]

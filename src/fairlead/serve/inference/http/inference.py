@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,6 +28,9 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 OnPlane = Callable[[Dataplane, Exchange, Route], None]
 """Serves an exchange on a dataplane that was found."""
 
+
+_UNPACKED_HERE = 4096
+"""Longest compressed body that is unpacked in the event loop: a thread costs more than it."""
 
 CACHE_HIT = b"x-fairlead-cache: hit\r\n"
 """Header line of an answer that was given before."""
@@ -96,6 +100,9 @@ class Inference:
 
     def on_plane(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
         """Serve an exchange on the dataplane of its model, after loading it where need be."""
+        if len(exchange.body) > _UNPACKED_HERE and asking_of(exchange.head).coding:
+            self._spawn(self._serve_unpacked(exchange, route, serve))
+            return
         try:
             plane = self._repository.dataplane(route.model, route.version)
         except UnavailableError:
@@ -173,6 +180,29 @@ class Inference:
             outputs,
             parameters,
         )
+
+    async def _serve_unpacked(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
+        """Unpack a body in a thread, so that nobody else waits for it, and serve it then."""
+        asking = asking_of(exchange.head)
+        loop = asyncio.get_running_loop()
+        try:
+            self._repository.bundle(route.model, route.version)  # Nobody unpacks for no model.
+            plain = await loop.run_in_executor(
+                None, body_of, exchange.body, asking.coding, self._max_body_bytes
+            )
+            if not exchange.is_awaited:
+                return
+            exchange.replace_body(plain)
+            # The head may be another request's too: what was unpacked is said in one of its own.
+            exchange.head = exchange.head.with_asking(asking._replace(coding=""))
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self.count_rejected(exc)
+            self.refuse(exchange, exc)
+            return
+        try:
+            self.on_plane(exchange, route, serve)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self.refuse(exchange, exc)
 
     async def _serve_later(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
         try:
