@@ -164,8 +164,10 @@ def test_a_deadline_in_the_header_or_as_a_parameter_is_honoured(slow, tmp_path):
     row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
     many = {"name": "x", "datatype": "FP32", "shape": [64, 4], "data": [1.0] * 256}
     with (
-        serving(tmp_path, slow, "slow", settings={"max_batch_size": 1}) as handle,
-        RawClient(handle.endpoint.url, timeout=60) as long,
+        serving(
+            tmp_path, slow, "slow", settings={"max_batch_size": 1, "request_timeout_s": 600}
+        ) as handle,
+        RawClient(handle.endpoint.url, timeout=300) as long,
         RawClient(handle.endpoint.url, timeout=60) as short,
     ):
         path = "/v2/models/slow/infer"

@@ -171,7 +171,8 @@ def test_a_request_that_takes_too_long_is_answered_with_504(slow, tmp_path):
 
 @pytest.mark.parametrize("how", ["sigterm", "stdin"])
 def test_requests_in_flight_are_answered_while_the_server_drains(slow, tmp_path, how):
-    with serving(tmp_path, slow, "slow") as handle:
+    patience = {"request_timeout_s": 300, "drain_timeout_s": 300}
+    with serving(tmp_path, slow, "slow", settings=patience) as handle:
         with ThreadPoolExecutor(1) as pool, handle.client() as client, handle.client() as watcher:
             flying = pool.submit(client.infer, {"x": np.repeat(X, 48, axis=0)})
             while 'model="slow"} 1.0' not in pending(watcher) and not flying.done():
@@ -181,8 +182,8 @@ def test_requests_in_flight_are_answered_while_the_server_drains(slow, tmp_path,
                 os.kill(handle.process.pid, signal.SIGTERM)
             else:
                 handle.process.stdin.close()
-            assert flying.result(timeout=30).outputs["y"].shape == (48, 1)
-        assert handle.process.wait(20) == 0
+            assert flying.result(timeout=300).outputs["y"].shape == (48, 1)
+        assert handle.process.wait(300) == 0
     log = ParquetPredictionLog(tmp_path / ".fairlead" / "predictions")
     assert log.read("slow").n_rows == 48
 
