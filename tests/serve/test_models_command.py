@@ -149,3 +149,10 @@ def test_one_worker_tells_of_itself(wines, tmp_path, cli):
         assert status["models"][0]["requests"] == 1
         document = json.dumps(status)
         assert handle.admin_token not in document
+
+
+def test_a_service_starts_again_although_its_model_was_unloaded(wines, tmp_path):
+    with serving(tmp_path, wines) as handle, handle.client() as client:
+        client.unload_model("wines", {})
+    with serving(tmp_path, wines) as handle, handle.client() as client:
+        assert client.infer({"x": ROW}).version == wines.version

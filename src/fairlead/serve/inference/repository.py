@@ -448,6 +448,10 @@ class Repository:
             for version in model.versions.values():
                 if version.id in item["unloaded"]:
                     version.is_wanted, version.reason = False, UNLOADED
+        # Whoever starts a service wants an answer from it: its first model is loaded again.
+        first = self._models[self._default_name].default
+        if not first.is_wanted:
+            first.is_wanted, first.reason = True, ""
 
     def _recall_bundles(self, name: str, folders: Sequence[str]) -> None:
         known = self._models[name].paths if name in self._models else []
