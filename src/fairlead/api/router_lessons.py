@@ -24,6 +24,7 @@ from fairlead.api.feedback import Label
 from fairlead.api.labelled_problems import LabelledProblem
 from fairlead.core.files import digest_bytes, write_bytes
 from fairlead.router.decision import Decision, decide
+from fairlead.router.features import BUCKETS
 from fairlead.router.ordering import SHORT
 from fairlead.router.scene import Scene, observe
 from fairlead.router.scorer import Weights, logits_of, weigh
@@ -87,7 +88,9 @@ def _teach(weights: Weights, scene: Scene, label: Label) -> None:
 
     The biases stay: they count for every text, also for those that a correction is not about.
     """
-    buckets, values = weigh(scene, weights.rarity)
+    places, values = weigh(scene, weights.rarity)
+    # The meaning of a text is shared with every other: only its own words are taught.
+    buckets, values = places[places < BUCKETS], values[places < BUCKETS]
     logits = logits_of(scene, weights)
     size = max(float(values @ values), 1e-9) * logits.share
     right = _rows(label)
