@@ -297,7 +297,7 @@ def test_models_make_room_for_one_another_within_the_memory_limit(tmp_path, work
 
 
 def test_a_model_that_can_never_fit_is_refused(tmp_path, wines, workspace):
-    heavy = heavy_bundle(tmp_path / "heavy", 1, megabytes=120)
+    heavy = heavy_bundle(tmp_path / "heavy", 1, megabytes=160)
     sources, settings = (wines.path, heavy.path), {"memory_limit_mb": 180}
     with spawn_server(*sources, workspace=workspace, name="wines", settings=settings) as server:
         status, problem = admin(server, "models/heavy1/load")
