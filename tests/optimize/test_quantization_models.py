@@ -7,9 +7,11 @@ from onnx import TensorProto, helper
 
 from fairlead.backends.openvino import has_openvino
 from fairlead.backends.runners import open_runner
-from fairlead.core.bundle import Bundle
+from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.dataset import Dataset, bind
 from fairlead.optimize.quantization import QuantizationConfig, quantize
+from fairlead.optimize.quantization.methods import METHODS
+from fairlead.optimize.quantization.workbench import Workbench
 from tests.optimize import zoo
 
 CONFIG = QuantizationConfig(time_limit_s=0.2, max_drop=0.02, runtime="onnxruntime")
@@ -187,3 +189,13 @@ def test_without_openvino_the_original_is_kept(pack_bundle, tmp_path) -> None:
     outcome = quantize(bundle, data, config, out=tmp_path / "q")
     assert outcome.report.verdict == "kept"
     assert "OpenVINO is not installed" in outcome.report.summary
+
+
+def test_dense_layers_are_also_tried_with_one_scale_per_weight(tmp_path) -> None:
+    path = zoo.save(zoo.dense(last=None), tmp_path / "model.onnx")
+    work = Workbench.open(path, None, QuantizationConfig(), RuntimeSettings())
+    fine, coarse = METHODS["dynamic-int8"](work)
+    assert "one scale per weight" in coarse.name
+    assert len(coarse.model) < len(fine.model)
+    only = QuantizationConfig(per_channel=False)
+    assert len(METHODS["dynamic-int8"](Workbench.open(path, None, only, RuntimeSettings()))) == 1

@@ -96,9 +96,13 @@ def _n_values(tensor: Any) -> int:  # noqa: ANN401 (untyped library)
 
 
 def quantize_dynamic_int8(
-    model: Graph, *, without: frozenset[str] = frozenset(), float_nodes: Iterable[str] = ()
+    model: Graph,
+    *,
+    without: frozenset[str] = frozenset(),
+    float_nodes: Iterable[str] = (),
+    is_per_channel: bool = True,
 ) -> bytes:
-    """Store weights as int8 with one scale per channel; activations are quantized as they come.
+    """Store weights as int8; activations are quantized as they come.
 
     Falls back to one scale per tensor where an operator does not support one per channel.
 
@@ -106,6 +110,7 @@ def quantize_dynamic_int8(
         model: A graph from `prepare_quantization`; it is not changed.
         without: Operators that stay as they are.
         float_nodes: Names of single nodes that stay as they are.
+        is_per_channel: One scale per channel of a weight, or one per weight.
 
     Returns:
         The quantized model.
@@ -118,9 +123,9 @@ def quantize_dynamic_int8(
         from onnxruntime import quantization  # noqa: F401 (here to name the missing library)
     failure: Exception | None = None
     for graph in (with_shapes(model), model):
-        for is_per_channel in (True, False):
+        for is_fine in (True, False) if is_per_channel else (False,):
             try:
-                return _quantize(graph, without, tuple(float_nodes), is_per_channel)
+                return _quantize(graph, without, tuple(float_nodes), is_fine)
             except ModelError:
                 raise
             except Exception as exc:  # noqa: BLE001 (untyped library; the last one is handed on)

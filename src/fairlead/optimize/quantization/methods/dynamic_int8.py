@@ -33,12 +33,18 @@ def dynamic_int8(work: Workbench) -> tuple[Recipe, ...]:
     if not work.weights.n_weights or work.config.runtime == "openvino":
         return ()
     recipes = [_recipe(work, frozenset())]
+    if work.config.per_channel and set(operators) & {"MatMul", "Gemm"}:
+        # One scale per weight is coarser, and up to a quarter faster where few rows are run.
+        recipes.append(_recipe(work, frozenset(), is_per_channel=False))
     if "Conv" in operators and len(operators) > 1:
         recipes.append(_recipe(work, frozenset({"Conv"})))
     return tuple(recipes)
 
 
-def _recipe(work: Workbench, without: frozenset[str]) -> Recipe:
+def _recipe(
+    work: Workbench, without: frozenset[str], *, is_per_channel: bool | None = None
+) -> Recipe:
+    is_fine = work.config.per_channel if is_per_channel is None else is_per_channel
     counts = sorted(work.weights.tensors_by_operator.items())
     names = ", ".join(f"{count} {name}" for name, count in counts if name not in without)
     layers = tuple(
@@ -46,17 +52,19 @@ def _recipe(work: Workbench, without: frozenset[str]) -> Recipe:
     )
 
     def rebuild(float_layers: frozenset[str]) -> bytes:
-        return quantize_dynamic_int8(work.graph, without=without, float_nodes=float_layers)
+        return quantize_dynamic_int8(
+            work.graph, without=without, float_nodes=float_layers, is_per_channel=is_fine
+        )
 
     def simulate() -> object:
-        plan = QdqPlan(
-            layers, {}, is_per_channel=work.config.per_channel, is_dynamic=True, switches=True
-        )
+        plan = QdqPlan(layers, {}, is_per_channel=is_fine, is_dynamic=True, switches=True)
         return insert_qdq(work.static_graph, plan)
 
+    names += ", convolutions left in fp32" if without else ""
+    names += ", one scale per weight" if is_per_channel is False else ""
     return Recipe(
         method="dynamic-int8",
-        name=f"{names}, convolutions left in fp32" if without else names,
+        name=names,
         model=rebuild(frozenset()),
         n_weights=work.weights.n_weights,
         layers=layers,
