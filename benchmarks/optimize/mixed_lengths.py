@@ -124,7 +124,9 @@ def served(name: str, bundle: Bundle, requests: list[dict], home: Path, rounds: 
     from fairlead.backends.server_process import spawn_server
 
     workspace = Context.open(home=home).workspace
-    with spawn_server(bundle.path, workspace=workspace, name=name.partition(",")[0]) as server:
+    patient = {"max_queue_delay_ms": 600_000.0}
+    service = name.partition(",")[0]
+    with spawn_server(bundle.path, workspace=workspace, name=service, settings=patient) as server:
         client, pid, spent = server.client(timeout_s=300), server.process.pid, []
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in range(rounds + 1):
