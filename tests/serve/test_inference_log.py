@@ -77,7 +77,7 @@ def test_what_the_log_loses_and_leaves_out_is_seen(wines, tmp_path, cli):
             pass
         done = cli("serve", "status", "wines", "--json", env=home, check=0)
         assert done.json["details"]["services"][0]["prediction_log"] == {
-            "logged": 0, "dropped": 5000, "left_out": 1,
+            "logged": 0, "dropped": 5000, "left_out": 1, "expired": 0,
         }  # fmt: skip
         shown = cli("serve", "status", env=home, check=0)
     assert "dropped 5,000 predictions" in shown.stderr + shown.stdout
