@@ -48,7 +48,10 @@ def test_every_endpoint_takes_large_compressed_bodies(roomy):
         assert output["shape"][0] == ROWS
         assert output["data"][: len(same["data"])] == pytest.approx(same["data"], rel=1e-6)
     rows = [dict(zip("abcd", row, strict=True)) for row in X[:20_000].tolist()]
-    for path, document in (("/predict", {"rows": rows}), ("/invocations", {"dataframe_records": rows})):
+    for path, document in (
+        ("/predict", {"rows": rows}),
+        ("/invocations", {"dataframe_records": rows}),
+    ):
         packed = gzip.compress(json.dumps(document).encode(), 1)
         kind = {"content_type": "application/json"}
         status, answer = ask(roomy, path, packed, content_encoding="gzip", **kind)
