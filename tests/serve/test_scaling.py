@@ -225,7 +225,7 @@ def test_a_server_that_answers_nothing_is_an_error():
 @pytest.mark.parametrize(
     "url",
     [
-        "http://example.com", "http://10.0.0.1:80", "https://127.0.0.1", "ftp://127.0.0.1",
+        "http://example.com", "http://10.0.0.1:80", "https://example.com", "ftp://127.0.0.1",
         "http://", "http://127.0.0.1:99999", "http://0.0.0.0:80", "http://localhost.evil.com",
     ],
 )  # fmt: skip
@@ -234,7 +234,9 @@ def test_other_machines_are_not_pressed(url):
         check_loopback(url)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80", "https://127.0.0.1"]
+)
 def test_this_machine_may_be_pressed(url):
     assert check_loopback(url) == url
 

@@ -14,6 +14,8 @@ from pathlib import Path
 __all__ = ["peak_bytes", "release_memory", "release_program_text", "resident_bytes"]
 
 _STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
+_PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _SMAPS = Path("/proc/self/smaps")
 _MADV_DONTNEED = 4
 _OWN = ("Private_Dirty:", "Anonymous:", "Swap:")
@@ -35,9 +37,17 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Return the most memory that this process, or a child that ended, ever held, in bytes."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
-    return peak if sys.platform == "darwin" else peak * 1024
+    found = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(_own_peak(), found if sys.platform == "darwin" else found * 1024)
+
+
+def _own_peak() -> int:
+    """Return the peak since this program began: `getrusage` counts what started it as well."""
+    try:
+        return 1024 * int(_PEAK.findall(_STATUS.read_text())[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def release_memory() -> None:
