@@ -60,9 +60,9 @@ def test_a_line_of_another_form_is_refused_with_its_number(line):
 
 
 def test_a_thousand_lines_take_seconds():
-    lines = [
-        {"id": at, "text": f"my model number {at} is slow in production"} for at in range(1000)
-    ]
+    short = [{"id": at, "text": f"my model is slow in production {at}"} for at in range(800)]
+    odd = [{"id": at, "text": f"my zebra model number {at} is slow"} for at in range(800, 1000)]
+    lines = [*short, *odd]
     started = time.process_time()
 
     assert len(list(ask_batch(lines))) == 1000
