@@ -42,7 +42,6 @@ GAIN = 3.0
 """The heads read the mean of the last layer times this: their steps would be too small."""
 OUTSIDE = 0.3
 """Log odds added to `out-of-scope`: what people ask elsewhere is more varied than any corpus."""
-TAIL = 32
 
 
 def whole(folder: Path) -> BertModel:
@@ -74,11 +73,7 @@ def lower_states(model: BertModel, folder: Path, texts: list[str]) -> dict[str, 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    pieces = {}
-    for text in set(texts):
-        found = tokenizer.encode(text).ids
-        longest = wordpiece.MAX_PIECES
-        pieces[text] = found if len(found) <= longest else found[: longest - TAIL] + found[-TAIL:]
+    pieces = {text: wordpiece.cut(tokenizer.encode(text).ids) for text in set(texts)}
     states = {}
     ranked = sorted(pieces, key=lambda text: (len(pieces[text]), text))
     for at in range(0, len(ranked), BATCH):

@@ -28,7 +28,7 @@ class Lesson:
     Attributes:
         weights: The changed weights.
         n_learnt: Corrections that the router now answers as it was told.
-        n_changed: Problems that ship whose answer changes.
+        n_changed: Held-back problems whose answer changes.
     """
 
     weights: Weights
@@ -58,11 +58,11 @@ def learn(context: Context, *, max_loss: float = _MOST_LOSS) -> Outcome[Lesson]:
         )
     before = load_weights()
     after = fold(before, corrections, context)
-    shipped = [problem for problem in shipped_problems() if problem.is_held_back]
-    context.progress.begin("ask every held-back problem, before and after", len(shipped))
+    held_back = [problem for problem in shipped_problems() if problem.is_held_back]
+    context.progress.begin("ask every held-back problem, before and after", len(held_back))
     compared = [_Compared.of(item, before, after) for item in corrections]
     others = []
-    for item in shipped:
+    for item in held_back:
         others.append(_Compared.of(item, before, after))
         context.progress.advance()
     lesson = Lesson(
@@ -102,12 +102,11 @@ class _Compared:
 def _report(
     lesson: Lesson, corrections: list[_Compared], others: list[_Compared], max_loss: float
 ) -> Report:
-    unseen = [item for item in others if item.problem.is_held_back]
     right = (
-        sum(item.is_right_before for item in unseen),
-        sum(item.is_right_after for item in unseen),
+        sum(item.is_right_before for item in others),
+        sum(item.is_right_after for item in others),
     )
-    loss = (right[0] - right[1]) / max(1, len(unseen))
+    loss = (right[0] - right[1]) / max(1, len(others))
     verdict: Verdict = "done" if any(item.is_changed for item in corrections) else "kept"
     if loss > max_loss:
         verdict = "refused"
@@ -122,9 +121,9 @@ def _report(
             Measure(name="answers_changed", value=lesson.n_changed, unit="count"),
             Measure(
                 name="exact_held_back",
-                value=right[1] / max(1, len(unseen)),
+                value=right[1] / max(1, len(others)),
                 unit="ratio",
-                baseline=right[0] / max(1, len(unseen)),
+                baseline=right[0] / max(1, len(others)),
                 note="on problems that nothing was fitted on",
             ),
         ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["MAX_PIECES", "pieces_of"]
+__all__ = ["MAX_PIECES", "cut", "pieces_of"]
 
 MAX_PIECES: Final = 96
 """Longest input of the encoder, with the marks of its begin and end."""
@@ -30,9 +30,14 @@ def pieces_of(text: str, vocabulary: Mapping[str, int]) -> list[int]:
     for word in _words(text):
         found += _split(word, vocabulary)
     found.append(vocabulary[_END])
-    if len(found) <= MAX_PIECES:
-        return found
-    return found[: MAX_PIECES - _TAIL] + found[-_TAIL:]
+    return cut(found)
+
+
+def cut(pieces: list[int]) -> list[int]:
+    """Return the begin and the end of a text that is longer than the encoder reads."""
+    if len(pieces) <= MAX_PIECES:
+        return pieces
+    return pieces[: MAX_PIECES - _TAIL] + pieces[-_TAIL:]
 
 
 def _split(word: str, vocabulary: Mapping[str, int]) -> list[int]:

@@ -124,29 +124,37 @@ class ServedTogether(Sequence[ServedRequest]):
     def __getitem__(self, place: slice) -> list[ServedRequest]: ...
 
     def __getitem__(self, place: int | slice) -> ServedRequest | list[ServedRequest]:
-        return list(self)[place]
+        if isinstance(place, slice):
+            return list(self)[place]
+        at = range(len(self))[place]
+        return self._request(at, sum(self.n_rows[:at]))
 
     def __iter__(self) -> Iterator[ServedRequest]:
         start = 0
         for place, rows in enumerate(self.n_rows):
-            end = start + rows
-            yield ServedRequest(
-                self.ids[place],
-                self.arm,
-                200,
-                {name: array[start:end] for name, array in self.feeds.items()},
-                {name: array[start:end] for name, array in self.outputs.items()},
-                rows,
-                self.queue_ms[place],
-                self.run_ms,
-                self.total_ms[place],
-                self.batch_rows,
-                self.at,
-                self.trace_ids[place],
-                caller=self.callers[place],
-                parts_ms=self.parts_ms,
-            )
-            start = end
+            yield self._request(place, start)
+            start += rows
+
+    def _request(self, place: int, start: int) -> ServedRequest:
+        """Return one request, whose first row of the batch is `start`."""
+        rows = self.n_rows[place]
+        end = start + rows
+        return ServedRequest(
+            self.ids[place],
+            self.arm,
+            200,
+            {name: array[start:end] for name, array in self.feeds.items()},
+            {name: array[start:end] for name, array in self.outputs.items()},
+            rows,
+            self.queue_ms[place],
+            self.run_ms,
+            self.total_ms[place],
+            self.batch_rows,
+            self.at,
+            self.trace_ids[place],
+            caller=self.callers[place],
+            parts_ms=self.parts_ms,
+        )
 
 
 Observer = Callable[[Sequence[ServedRequest]], None]
