@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROCESSES ?= 3
+# Hundreds of short-lived programs run here: without bytecode each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run test check fmt lint type imports docs bench clean
 
