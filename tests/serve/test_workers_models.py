@@ -3,35 +3,70 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import signal
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from fairlead.backends.endpoint import EndpointClient
+from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import EndpointError
 
 from . import inference_models as models
 from .conftest import serving
-from .test_workers import until, workers_of
+from .test_workers import metric, until, workers_of
 
 X = np.array([[1.0, 2.0, -1.0, 0.5]], np.float32)
 N = 24
 """Fresh connections: with two workers in turn, each gets half of them."""
 
 
-def post(handle, path):
-    """Status of an administrator's call, over a connection of its own."""
-    connection = http.client.HTTPConnection(handle.endpoint.url.removeprefix("http://"), timeout=60)
+def connect(handle):
+    place = handle.endpoint.url.removeprefix("http://")
+    return http.client.HTTPConnection(place, timeout=60)
+
+
+def call(connection, handle, path, document):
+    """Status and JSON of an administrator's call."""
     token = {"authorization": f"Bearer {handle.admin_token}"}
-    connection.request("POST", f"/v2/repository/models/{path}", b"{}", token)
+    connection.request("POST", f"/v2/repository/{path}", json.dumps(document), token)
     answer = connection.getresponse()
-    answer.read()
-    connection.close()
-    return answer.status
+    return answer.status, json.loads(answer.read())
+
+
+def post(handle, path, **parameters):
+    """Status of a load or an unload, over a connection of its own."""
+    with closing(connect(handle)) as connection:
+        return call(connection, handle, f"models/{path}", {"parameters": parameters})[0]
+
+
+def indices(handle):
+    """What the workers say of their models, each over a connection of its own."""
+    held = [connect(handle) for _ in range(N)]
+    found = [call(connection, handle, "index", {})[1] for connection in held]
+    for connection in held:
+        connection.close()
+    return {tuple(sorted((m["version"], m["state"]) for m in index)) for index in found}
+
+
+def replace_a_worker(handle):
+    """Kill a worker and wait for another one in its place."""
+    victim = workers_of(handle.process.pid)[0]
+    with handle.client() as client:
+        count = metric(client, "fairlead_worker_restarts_total")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(set(workers_of(handle.process.pid)) - {victim}) == 2, "a new worker")
+
+        def has_joined():
+            is_counted = metric(client, "fairlead_worker_restarts_total") == count + 1
+            return is_counted and metric(client, "fairlead_workers ") == 2
+
+        until(has_joined, "it joins")
 
 
 def versions(handle, model):
@@ -61,15 +96,32 @@ def test_a_model_is_loaded_and_unloaded_in_every_worker(wines, second, tmp_path)
         assert post(handle, "second/unload") == 200
         assert versions(handle, "second") == {None}
         assert versions(handle, "wines") == {wines.version}
-        victim = workers_of(handle.process.pid)[0]
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: len(set(workers_of(handle.process.pid)) - {victim}) == 2, "a new worker")
-        with handle.client() as client:
-            until(lambda: "fairlead_workers 2" in client.metrics(), "it joins")
+        replace_a_worker(handle)
         assert versions(handle, "second") == {None}  # The replacement knows what it missed.
         assert post(handle, "second/load") == 200
         assert versions(handle, "second") == {second.version}
         assert post(handle, "nothing/load") == 404
+
+
+def test_a_replacement_holds_what_its_siblings_hold_also_of_the_first_model(
+    wines, wines_candidate, tmp_path
+):
+    options = {"more": [f"wines={wines_candidate.path}"], "settings": {"workers": 2}}
+    with serving(tmp_path, wines, **options) as handle:
+        with handle.client() as client:
+            client.set_traffic(TrafficSplit(weights={"baseline": 1.0}))
+        gone = ((wines.version, "UNAVAILABLE"), (wines_candidate.version, "UNAVAILABLE"))
+        for version, _ in gone:
+            assert post(handle, "wines/unload", version=version) == 200
+        until(lambda: indices(handle) == {tuple(sorted(gone))}, "both are unloaded")
+        replace_a_worker(handle)
+        assert indices(handle) == {tuple(sorted(gone))}
+    # Whoever starts the service anew wants answers; so says whatever replaces its workers.
+    with serving(tmp_path, wines, **options) as handle:
+        (states,) = indices(handle)
+        assert [state for _, state in states].count("READY") == 1
+        replace_a_worker(handle)
+        assert indices(handle) == {states}
 
 
 def test_a_bundle_that_changes_on_disk_is_taken_up_by_all_without_a_failed_request(tmp_path):

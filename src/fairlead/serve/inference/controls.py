@@ -35,7 +35,7 @@ class _Controls:
         self._service = service
 
     async def set_traffic(self, body: dict[str, Any]) -> dict[str, Any]:
-        self._service.dataplane.traffic.set(TrafficSplit.model_validate(body))
+        self._service.traffic.set(TrafficSplit.model_validate(body))
         return {}
 
     async def load(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Site:
         grpc_listener: Listening socket for gRPC, or None.
         bus: Reaches the other workers.
         number: Which of the workers this is, from 0.
+        is_replacement: Whether it takes the place of a worker that ended while others went on.
         limits: File of the shared rate limits, or None for one worker.
         counts: How many connections each worker holds, or None for one worker.
         grpc_counts: The same for gRPC.
@@ -91,6 +92,7 @@ class Site:
     grpc_listener: socket.socket | None = None
     bus: Bus = field(default_factory=LocalBus)
     number: int = 0
+    is_replacement: bool = False
     limits: int | None = None
     counts: OpenCounts | None = None
     grpc_counts: OpenCounts | None = None

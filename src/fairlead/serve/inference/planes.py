@@ -47,7 +47,10 @@ class PlaneOpener:
         self._trust = trust
         self._default_model = default_model
         self._candidate = candidate
-        self._split: Traffic | None = None
+        share = 0.0 if candidate is None else config.candidate_weight
+        weights = {"baseline": 1.0 - share} | ({} if candidate is None else {"candidate": share})
+        self.traffic = Traffic(tuple(weights), TrafficSplit(weights=weights), random.Random())  # noqa: S311
+        """Shares the default model's requests; it outlives a reload of the model."""
         n_bytes = int(config.response_cache_mb * (1 << 20)) // config.workers
         self.cache = ResponseCache(n_bytes) if n_bytes else None
         """Answers that were given before, of all models together; None when it is off."""
@@ -75,7 +78,7 @@ class PlaneOpener:
             plane = Dataplane(
                 model,
                 arms,
-                self._traffic(tuple(arms)),
+                self.traffic if model == self._default_model else _undivided(),
                 timeout_s=self._config.request_timeout_s,
                 observers=self._observers(model),
                 cache=self.cache,
@@ -83,12 +86,6 @@ class PlaneOpener:
             stack.pop_all()
         return plane
 
-    def _traffic(self, arms: tuple[str, ...]) -> Traffic:
-        """Return the split between arms; that with a candidate outlives a reload."""
-        if len(arms) == 1:
-            return Traffic(arms, TrafficSplit(weights={arms[0]: 1.0}))
-        if self._split is None:
-            share = self._config.candidate_weight
-            weights = {"baseline": 1.0 - share, "candidate": share}
-            self._split = Traffic(arms, TrafficSplit(weights=weights), random.Random())  # noqa: S311
-        return self._split
+
+def _undivided() -> Traffic:
+    return Traffic(("baseline",), TrafficSplit(weights={"baseline": 1.0}))

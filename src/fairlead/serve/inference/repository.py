@@ -54,6 +54,7 @@ class Repository:
         memory_limit_bytes: int | None = None,
         remembered: Mapping[str, Any] | None = None,
         remember: Callable[[dict[str, Any]], None] | None = None,
+        is_replacement: bool = False,
     ) -> None:
         """Read the bundles; nothing is loaded yet.
 
@@ -67,6 +68,8 @@ class Repository:
             remembered: What `remember` got last, possibly from a process before this one; it
                 holds only for the same sources.
             remember: Called with a JSON document after every change that a restart shall repeat.
+            is_replacement: Whether this takes the place of one that ended while its service went
+                on: it holds what its siblings hold. A service that starts loads its first model.
 
         Raises:
             NotFoundError: A bundle does not exist.
@@ -79,7 +82,7 @@ class Repository:
         self._models: dict[str, Model] = {}
         self._routes: dict[tuple[str | None, str | None], Version] = {}
         self._changing = asyncio.Lock()
-        self._warned: dict[str, str] = {}
+        self._is_overruled = False
         self._loader = Loader(open_plane, self._loaded, memory_limit_bytes)
         self._tick = self._loader.tick
         for source in sources:
@@ -89,6 +92,8 @@ class Repository:
         ]
         self._default_name = next(iter(self._models))
         self._recall(remembered or {})
+        if not is_replacement:
+            self._want_first()
 
     @property
     def version_policy(self) -> str:
@@ -212,6 +217,8 @@ class Repository:
                 if version.is_wanted:
                     self._loader.open_first(model.name, version)
         self._reroute()
+        if self._is_overruled:
+            self._note()
 
     async def load(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Load a model, or take up what changed in the folders of its bundles.
@@ -448,10 +455,12 @@ class Repository:
             for version in model.versions.values():
                 if version.id in item["unloaded"]:
                     version.is_wanted, version.reason = False, UNLOADED
-        # Whoever starts a service wants an answer from it: its first model is loaded again.
+
+    def _want_first(self) -> None:
+        """Load the first model: whoever starts a service wants an answer from it."""
         first = self._models[self._default_name].default
-        if not first.is_wanted:
-            first.is_wanted, first.reason = True, ""
+        self._is_overruled = not first.is_wanted
+        first.is_wanted, first.reason = True, ""
 
     def _recall_bundles(self, name: str, folders: Sequence[str]) -> None:
         known = self._models[name].paths if name in self._models else []

@@ -58,7 +58,9 @@ def serve_here(plan: ServerPlan, site: Site) -> None:
         service = _assemble(plan, plan.name, log, site)
         stack.callback(service.repository.close)
         service.repository.start()
-        service.endpoint = site.place.model_copy(update=_behind(service))
+        service.endpoint = site.place
+        if service.repository.is_loaded():
+            service.endpoint = site.place.model_copy(update=_behind(service))
         _serve(plan, service, site)
 
 
@@ -114,10 +116,21 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         memory_limit_bytes=None if limit is None else (limit << 20) // site.bus.n_workers,
         remembered=read_models(plan.workspace, name),
         remember=keep,
+        is_replacement=site.is_replacement,
     )
     guard = _guard(plan, repository, site)
     token = plan.admin_token or ""
-    service = Service(repository, outcomes, metrics, token, site.bus, site.number, guard, uses=uses)
+    service = Service(
+        repository,
+        opener.traffic,
+        outcomes,
+        metrics,
+        token,
+        site.bus,
+        site.number,
+        guard,
+        uses=uses,
+    )
     return service
 
 

@@ -12,6 +12,7 @@ from fairlead.serve.inference.dataplane import Dataplane
 from fairlead.serve.inference.metrics import ServingMetrics
 from fairlead.serve.inference.outcomes import OutcomeRing
 from fairlead.serve.inference.repository import Repository
+from fairlead.serve.inference.traffic import Traffic
 from fairlead.serve.inference.uses import Uses
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Service:
 
     Attributes:
         repository: Finds what answers the requests of a model.
+        traffic: Shares the default model's requests between its arms, loaded or not.
         outcomes: The ring that the control endpoints read.
         metrics: What `/metrics` shows, or None when measuring is off.
         admin_token: Opens the control endpoints.
@@ -39,6 +41,7 @@ class Service:
     """
 
     repository: Repository
+    traffic: Traffic
     outcomes: OutcomeRing
     metrics: ServingMetrics | None
     admin_token: str = field(repr=False)

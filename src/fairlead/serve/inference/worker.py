@@ -58,6 +58,7 @@ def run_worker(document: dict[str, Any]) -> int:
         None if grpc is None else socket.socket(fileno=grpc),
         bus,
         number=document["worker"],
+        is_replacement=document["is_replacement"],
         limits=document["limits"],
         counts=OpenCounts(document["counts"], document["worker"]),
         grpc_counts=OpenCounts(document["counts"], document["worker"], listener=1),

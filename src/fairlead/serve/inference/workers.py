@@ -152,6 +152,7 @@ class Supervisor:
         listeners = {name: item.fileno() for name, item in self._work.listeners.items()}
         document = self._work.plan | {
             "worker": place.number,
+            "is_replacement": place.restarts > 0,
             "n_workers": self._work.n_workers,
             "bus": far.fileno(),
             "limits": self._limits,
