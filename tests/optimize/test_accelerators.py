@@ -8,7 +8,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from fairlead.api.auto_measuring import Terms
 from fairlead.api.auto_plan import ModelProfile, plan_trials
+from fairlead.api.auto_shipping import measure_shipped
 from fairlead.api.context import Context
 from fairlead.api.optimizing_auto import optimize_auto
 from fairlead.backends import onnxruntime as backend
@@ -20,7 +22,9 @@ from fairlead.backends.onnx_ranges import collect_statistics, ranges_of
 from fairlead.backends.onnxruntime import OnnxRunner, available_providers, provider_options
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.errors import ConfigError, ModelError
+from fairlead.measure.judging import Judge
 from fairlead.measure.latency import clocks_for
+from fairlead.optimize.hardware import HardwareConfig, tune
 from fairlead.optimize.hardware.candidates import other_providers
 from fairlead.optimize.quantization import QuantizationConfig, quantize
 from fairlead.optimize.quantization.methods import METHODS
@@ -106,6 +110,62 @@ def test_fp8_without_tensorrt_keeps_the_original_and_says_why(digits_bundle, tmp
     outcome = quantize(digits_bundle, zoo.digits_dataset(), config, out=tmp_path / "out")
     assert outcome.report.verdict == "kept"
     assert "fp8 needs TensorrtExecutionProvider" in outcome.report.summary
+
+
+class Pretended:
+    """A model on a CPU that is kept busy, or on an accelerator: slower, but it costs no CPU."""
+
+    def __init__(self, runner: OnnxRunner, *, is_away: bool) -> None:
+        self._runner, self._is_away = runner, is_away
+        self.signature, self.close = runner.signature, runner.close
+
+    def run(self, feeds):
+        if self._is_away:
+            time.sleep(0.05)
+        else:
+            until = time.process_time() + 0.002
+            while time.process_time() < until:
+                pass
+        return self._runner.run(feeds)
+
+
+@pytest.fixture
+def slow_gpu(monkeypatch):
+    """Make tuning and shipping believe in a CUDA device that is slower than the CPU."""
+
+    def opened(bundle, *, runtime=None, trust=False):
+        settings = runtime or bundle.runtime
+        plain = settings.model_copy(update={"execution_provider": CPU})
+        runner = OnnxRunner(bundle.model_path, plain)
+        return Pretended(runner, is_away=settings.execution_provider == CUDA)
+
+    hardware = "fairlead.optimize.hardware"
+    for module in (f"{hardware}.candidates", f"{hardware}.skill", "fairlead.api.auto_measuring"):
+        monkeypatch.setattr(f"{module}.open_runner", opened)
+    monkeypatch.setattr(f"{hardware}.candidates.available_providers", lambda: (CUDA, CPU))
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+def test_tuning_does_not_take_a_slow_accelerator_for_a_fast_one(
+    digits_bundle, tmp_path, slow_gpu, goal
+) -> None:
+    config = HardwareConfig(goal=goal, runtime="onnxruntime", max_threads=1, time_limit_s=0.3)
+    outcome = tune(digits_bundle, zoo.digits_dataset(), config, out=tmp_path / "out")
+    settings = next(t for t in outcome.report.tables if t.title == "Settings")
+    assert any("on CUDA" in row[0] for row in settings.rows)
+    assert outcome.noun.runtime.execution_provider == CPU
+
+
+def test_what_ships_is_not_a_slow_accelerator_either(digits_bundle, slow_gpu) -> None:
+    plain = digits_bundle.runtime
+    away = plain.model_copy(update={"execution_provider": CUDA})
+    terms = Terms(
+        rows=zoo.digits_dataset(), judge=Judge(digits_bundle.manifest, 0.01), target="latency",
+        batch_rows=4, time_limit_s=0.3, allow_unproven=True, trust=False, seed=0,
+    )  # fmt: skip
+    shipped = measure_shipped(digits_bundle, digits_bundle, (plain, away), terms)
+    assert shipped.runtime == plain
+    assert "slower" in shipped.why
 
 
 def test_auto_for_a_gpu_tries_half_precision() -> None:

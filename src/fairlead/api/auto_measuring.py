@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from fairlead.api.auto_plan import Target
@@ -21,9 +21,12 @@ from fairlead.measure.latency import clocks_for
 __all__ = [
     "Contest",
     "Entrant",
+    "Lineup",
+    "Terms",
     "cost_of",
     "hold_contest",
     "keeps_budget",
+    "lined_up",
     "per_row_ms",
     "words_of",
 ]
@@ -83,22 +86,11 @@ class Contest:
         return 0.0 if found is None else found.quality.value
 
 
-def hold_contest(
-    entrants: tuple[Entrant, ...],
-    rows: Dataset,
-    judge: Judge,
-    *,
-    target: Target,
-    batch_rows: int,
-    time_limit_s: float,
-    allow_unproven: bool,
-    trust: bool,
-    seed: int,
-) -> Contest:
-    """Measure and judge all entrants and name the winner.
+@dataclass(frozen=True)
+class Terms:
+    """On which rows versions are compared, what for, and for how long.
 
-    Args:
-        entrants: The original first.
+    Attributes:
         rows: Rows that nothing was chosen or learnt on.
         judge: Says what a change cost.
         target: What must get better.
@@ -107,51 +99,121 @@ def hold_contest(
         allow_unproven: Whether a measured drop within the budget is enough.
         trust: Whether code that came with the model may run.
         seed: Seed of bootstrap intervals.
+    """
+
+    rows: Dataset
+    judge: Judge
+    target: Target
+    batch_rows: int
+    time_limit_s: float
+    allow_unproven: bool
+    trust: bool
+    seed: int
+
+
+class Lineup:
+    """Versions in memory, the original first, all timed by the same clocks."""
+
+    def __init__(
+        self, entrants: tuple[Entrant, ...], terms: Terms, runners: dict[str, Runner]
+    ) -> None:
+        """Hold versions; `lined_up` opens and closes them.
+
+        Args:
+            entrants: The original first.
+            terms: How they are compared.
+            runners: Name → version in memory.
+        """
+        self._entrants = {one.name: one for one in entrants}
+        self._first = entrants[0]
+        self._terms, self._runners = terms, runners
+        bundle = self._first.bundle
+        columns = bundle.manifest.feature_columns
+        self._feeds = bind(terms.rows, bundle.signature, feature_columns=columns)
+        self._clocks = clocks_for(one.runtime.execution_provider for one in entrants)
+
+    @property
+    def single_row(self) -> Feeds:
+        """One row, or the batch that the model prescribes."""
+        return rows_for(self._runners[self._first.name], self._feeds, 1)
+
+    def compared(self, name: str) -> Comparison:
+        """Judge a version beside the original, on rows and at the edges."""
+        first, terms = self._first, self._terms
+        return compare(
+            self._runners[first.name],
+            self._runners[name],
+            manifest=first.bundle.manifest,
+            feeds=self._feeds,
+            labels=terms.rows.labels,
+            budget=terms.judge.budget,
+            sizes=(first.bundle.size_bytes, self._entrants[name].bundle.size_bytes),
+            served_rows=first.bundle.runtime.max_batch_size,
+            time_limit_s=_SPEED_ONLY_S,
+            seed=terms.seed,
+            judge=terms.judge,
+            clocks=self._clocks,
+        )
+
+    def measured(
+        self, peak_memory: Mapping[str, int | None] | None = None
+    ) -> tuple[dict[str, CandidateMeasures], dict[str, CandidateMeasures]]:
+        """Measure all versions in two interleaved runs: one row per call, and full batches."""
+        terms = self._terms
+        single, batch = (
+            measure_candidates(
+                self._runners,
+                self._feeds,
+                sizes={name: one.bundle.size_bytes for name, one in self._entrants.items()},
+                batch_rows=n_rows,
+                time_limit_s=terms.time_limit_s / 2,
+                peak_memory=peak_memory,
+                seed=terms.seed,
+                clocks=self._clocks,
+            )
+            for n_rows in (1, terms.batch_rows)
+        )
+        return single, batch
+
+
+@contextmanager
+def lined_up(entrants: tuple[Entrant, ...], terms: Terms) -> Iterator[Lineup]:
+    """Open versions of a model beside the original.
+
+    Args:
+        entrants: The original first.
+        terms: How they are compared.
+
+    Raises:
+        ModelError: One cannot be loaded.
+    """
+    with ExitStack() as stack:
+        runners: dict[str, Runner] = {}
+        for one in entrants:
+            runners[one.name] = open_runner(one.bundle, runtime=one.runtime, trust=terms.trust)
+            stack.callback(runners[one.name].close)
+        yield Lineup(entrants, terms, runners)
+
+
+def hold_contest(entrants: tuple[Entrant, ...], terms: Terms) -> Contest:
+    """Measure and judge all entrants and name the winner.
+
+    Args:
+        entrants: The original first.
+        terms: How they are compared.
 
     Raises:
         DataError: The metric cannot be computed on the rows.
         ModelError: The original cannot be run.
     """
-    first = entrants[0]
-    feeds = bind(
-        rows, first.bundle.signature, feature_columns=first.bundle.manifest.feature_columns
-    )
-    sizes = {one.name: one.bundle.size_bytes for one in entrants}
-    with ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-        for one in entrants:
-            runners[one.name] = open_runner(one.bundle, runtime=one.runtime, trust=trust)
-            stack.callback(runners[one.name].close)
-        clocks = clocks_for(one.runtime.execution_provider for one in entrants)
-        comparisons = {
-            one.name: compare(
-                runners[first.name],
-                runners[one.name],
-                manifest=first.bundle.manifest,
-                feeds=feeds,
-                labels=rows.labels,
-                budget=judge.budget,
-                sizes=(sizes[first.name], sizes[one.name]),
-                served_rows=first.bundle.runtime.max_batch_size,
-                time_limit_s=_SPEED_ONLY_S,
-                seed=seed,
-                judge=judge,
-                clocks=clocks,
-            )
-            for one in entrants[1:]
-        }
-        memory = _peak_memory(entrants, rows_for(runners[first.name], feeds, 1))
-        single, batch = (
-            measure_candidates(
-                runners, feeds, sizes=sizes, batch_rows=n_rows, time_limit_s=time_limit_s / 2,
-                peak_memory=memory, seed=seed, clocks=clocks,
-            )
-            for n_rows in (1, batch_rows)
-        )  # fmt: skip
-    verdicts = {first.name: (True, "")} | {
-        name: keeps_budget(one, allow_unproven) for name, one in comparisons.items()
+    first, *others = (one.name for one in entrants)
+    with lined_up(entrants, terms) as lineup:
+        comparisons = {name: lineup.compared(name) for name in others}
+        single, batch = lineup.measured(_peak_memory(entrants, lineup.single_row))
+    verdicts = {first: (True, "")} | {
+        name: keeps_budget(one, terms.allow_unproven) for name, one in comparisons.items()
     }
-    return _decided(Contest(single, batch, comparisons, verdicts, (), first.name, ""), target)
+    return _decided(Contest(single, batch, comparisons, verdicts, (), first, ""), terms.target)
 
 
 def _peak_memory(entrants: tuple[Entrant, ...], batch: Feeds) -> dict[str, int | None]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from fairlead.api.auto_journal import Journal, TrialResult
-from fairlead.api.auto_measuring import Contest, Entrant, hold_contest
+from fairlead.api.auto_measuring import Contest, Entrant, Terms, hold_contest
 from fairlead.api.auto_plan import (
     Device,
     PlannedTrial,
@@ -323,13 +323,16 @@ class _Search:
         batch = _LARGEST_BATCH
         if tuned is not None and self.config.target != "throughput":
             batch = tuned.runtime.max_batch_size
-        return hold_contest(
-            tuple(entrants),
-            self.rows.last,
-            self.judge,
+        batch_rows = min(max(batch, 1), _LARGEST_BATCH)
+        return hold_contest(tuple(entrants), self._terms(batch_rows, 2 * self.config.time_limit_s))
+
+    def _terms(self, batch_rows: int, time_limit_s: float) -> Terms:
+        return Terms(
+            rows=self.rows.last,
+            judge=self.judge,
             target=self.config.target,
-            batch_rows=min(max(batch, 1), _LARGEST_BATCH),
-            time_limit_s=2 * self.config.time_limit_s,
+            batch_rows=batch_rows,
+            time_limit_s=time_limit_s,
             allow_unproven=self.config.allow_unproven,
             trust=self.trust,
             seed=self.config.seed,
@@ -393,19 +396,10 @@ class _Search:
         result = self.journal.once(trial.id, facts, TrialResult, lambda: self._attempt(trial, won))
         own = self._opened(result)
         kept = _runtime(won, tuned)
-        return measure_shipped(
-            self.start,
-            won,
-            (kept, kept if own is None else own.runtime),
-            self.rows.last,
-            self.judge,
-            target=self.config.target,
-            batch_rows=next(iter(contest.batch.values())).rows_per_call,
-            time_limit_s=self.config.time_limit_s,
-            allow_unproven=self.config.allow_unproven,
-            trust=self.trust,
-            seed=self.config.seed,
-        )
+        settled = (kept, kept if own is None else own.runtime)
+        batch_rows = next(iter(contest.batch.values())).rows_per_call
+        terms = self._terms(batch_rows, self.config.time_limit_s)
+        return measure_shipped(self.start, won, settled, terms)
 
     def _passes(self, results: Mapping[str, TrialResult], n_last: int) -> float:
         """Return how often, in sum, all rows were run to judge a version.

@@ -28,8 +28,8 @@ class _NoPandas:
 def leave_pandas_out() -> None:
     """Keep Arrow from importing pandas, which it does at its first array where there is one.
 
-    It weighs some 40 MB, and nothing here needs it. For processes of our own only: Arrow looks
-    once, and afterwards it can make no data frames.
+    It takes more memory than Arrow itself, and nothing here needs it. For processes of our own
+    only: Arrow looks once, and afterwards it can make no data frames.
     """
     if "pandas" in sys.modules:
         return

@@ -2,8 +2,8 @@
 
 ONNX Runtime first turns a two-dimensional MatMul and the Add of its bias into one Gemm, and then
 finds no 8-bit kernel for a Gemm whose output stays in float: it would expand the weights anew on
-every run, which made a small dense network twelve times slower than in fp32. A Sum of two does
-what Add does and is no part of that fusion.
+every run, which makes a small dense network many times slower than it is in fp32. A Sum of two
+does what Add does and is no part of that fusion.
 """
 
 from __future__ import annotations

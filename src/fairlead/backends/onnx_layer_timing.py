@@ -13,7 +13,7 @@ from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import RuntimeSettings
 from fairlead.core.errors import ModelError
 from fairlead.core.ports import Array, Feeds
-from fairlead.measure.latency import measure_interleaved
+from fairlead.measure.latency import clocks_for, measure_interleaved
 
 __all__ = ["saved_ms_per_layer"]
 
@@ -83,6 +83,7 @@ def _saved(
             {str(place): partial(runner.run, feeds) for place, runner in enumerate(runners)},
             blocks=_BLOCKS,
             time_limit_s=_LIMIT_S,
+            clocks=clocks_for([runtime.execution_provider]),
         )
     except ModelError:
         return 0.0

@@ -35,10 +35,10 @@ _DTYPES = {
 }
 _ONNX_BFLOAT16 = 16
 """The element type in ONNX's numbering."""
-# What ONNX Runtime puts before its reason: its own code, a path, and the C++ function.
 TENSORRT = "TensorrtExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 
+# What ONNX Runtime puts before its reason: its own code, a path, and the C++ function.
 _ORIGIN = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ .*?\) )?"
 )

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Clocks", "Ratio", "Timing", "measure_interleaved", "speedup"]
+__all__ = [
+    "Clocks",
+    "Ratio",
+    "Timing",
+    "clocks_for",
+    "is_accelerator",
+    "measure_interleaved",
+    "speedup",
+]
 
 _MOST_CALLS_PER_BLOCK = 5000
 _FEWEST_BLOCKS = 5
@@ -36,6 +44,16 @@ class Clocks:
     cpu: Callable[[], float] = time.process_time
 
 
+def is_accelerator(provider: str) -> bool:
+    """Whether an execution provider computes elsewhere than on the CPU.
+
+    Examples:
+        >>> is_accelerator("TensorrtExecutionProvider"), is_accelerator("CPUExecutionProvider")
+        (True, False)
+    """
+    return provider.startswith(_ACCELERATORS)
+
+
 def clocks_for(providers: Iterable[str]) -> Clocks:
     """Return the clocks for models that run on these execution providers.
 
@@ -46,7 +64,7 @@ def clocks_for(providers: Iterable[str]) -> Clocks:
         >>> clocks_for(["CPUExecutionProvider", "CUDAExecutionProvider"]).cpu is time.perf_counter
         True
     """
-    is_away = any(name.startswith(_ACCELERATORS) for name in providers)
+    is_away = any(is_accelerator(name) for name in providers)
     return Clocks(cpu=time.perf_counter) if is_away else Clocks()
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairlead.backends.onnxruntime import OnnxRunner
+from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.dataset import Array, Dataset, bind
-from fairlead.core.ports import Feeds, Progress
+from fairlead.core.ports import Feeds, Progress, Runner
 from fairlead.core.report import Measure, Outcome, Table
 from fairlead.measure.answers import count_lost_rows
 from fairlead.measure.budget import QualityDrop
@@ -87,6 +87,7 @@ class Bench:
         search: Rows that choose, with their labels.
         fit: Rows to learn from; never those that choose.
         feeds: The search rows as tensors.
+        runtime: Settings that versions run with: those of the bundle, on one thread.
         training: The torch module and its training data; None without.
         quantize: Quantizes a bundle; None when nobody handed it in.
         progress: Hears how far the work is.
@@ -120,7 +121,8 @@ class Bench:
         if transfer is None and training is None and rows.n_rows >= _FEWEST_TO_DIVIDE:
             self.fit, self.search = rows.split(_FIT_SHARE, seed=config.seed)
         self.feeds = self.tensors(self.search)
-        self.original = OnnxRunner(bundle.model_path)
+        self.runtime = bundle.runtime.model_copy(update={"intra_op_threads": 1})
+        self.original = open_onnx(bundle.model_path, self.runtime)
         self.before = self.answers(self.original, self.feeds)
         self.drops: list[tuple[str, QualityDrop]] = []
         judge(self.before, self.before, self.search.labels)
@@ -130,13 +132,13 @@ class Bench:
         manifest = self.bundle.manifest
         return bind(rows, self.bundle.signature, feature_columns=manifest.feature_columns)
 
-    def answers(self, runner: OnnxRunner, feeds: Feeds) -> dict[str, Array]:
+    def answers(self, runner: Runner, feeds: Feeds) -> dict[str, Array]:
         """Run a model over rows, as many at once as serving does."""
         return run_batches(runner, feeds, self.bundle.runtime.max_batch_size)
 
     def drop_of(self, model: bytes, method: str) -> QualityDrop:
         """Judge a version on the search rows; this is one evaluation."""
-        runner = OnnxRunner(model)
+        runner = open_onnx(model, self.runtime)
         try:
             after = self.answers(runner, self.feeds)
         finally:

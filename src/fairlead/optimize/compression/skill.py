@@ -19,6 +19,7 @@ from fairlead.measure.acceptance import Candidate, conclude, held_back_rows, kee
 from fairlead.measure.answers import check_labels
 from fairlead.measure.candidates import measure_candidates
 from fairlead.measure.comparison import Comparison, compare, decide
+from fairlead.measure.latency import Clocks, clocks_for
 from fairlead.optimize.compression.bench import Bench, Compressed, Found, Quantizer
 from fairlead.optimize.compression.card import CARD
 from fairlead.optimize.compression.config import CompressionConfig
@@ -157,12 +158,11 @@ def _ranked(bench: Bench, found: Sequence[Found]) -> list[Compressed]:
 
 def _merits(bench: Bench, versions: Sequence[Compressed]) -> list[float]:
     """Measure versions beside the original and return what each gains for the goal."""
-    single = bench.bundle.runtime.model_copy(update={"intra_op_threads": 1})
     runners: dict[str, Runner] = {"original": bench.original}
     names = [str(place) for place in range(len(versions))]
     try:
         for name, version in zip(names, versions, strict=True):
-            runners[name] = open_onnx(version.model, version.runtime or single)
+            runners[name] = open_onnx(version.model, version.runtime or bench.runtime)
         sizes = {name: len(v.model) for name, v in zip(names, versions, strict=True)}
         measured = measure_candidates(
             runners,
@@ -171,6 +171,7 @@ def _merits(bench: Bench, versions: Sequence[Compressed]) -> list[float]:
             batch_rows=bench.config.batch_rows,
             time_limit_s=bench.config.time_limit_s,
             seed=bench.config.seed,
+            clocks=_clocks(bench, versions),
         )
     finally:
         for name in names:
@@ -183,6 +184,11 @@ def _merits(bench: Bench, versions: Sequence[Compressed]) -> list[float]:
         goals = {"size": size, "speed": speed, "either": speed * size**_SIZE_WEIGHT}
         merits.append(goals[bench.config.goal])
     return merits
+
+
+def _clocks(bench: Bench, versions: Sequence[Compressed]) -> Clocks:
+    used = [bench.runtime, *(version.runtime or bench.runtime for version in versions)]
+    return clocks_for(one.execution_provider for one in used)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ def _confirm(bench: Bench, versions: Sequence[Compressed], last: Dataset) -> _Co
 
 def _compare(bench: Bench, version: Compressed, last: Dataset) -> Comparison:
     bundle, config = bench.bundle, bench.config
-    runtime = (version.runtime or bundle.runtime).model_copy(update={"intra_op_threads": 1})
+    runtime = (version.runtime or bench.runtime).model_copy(update={"intra_op_threads": 1})
     runner = open_onnx(version.model, runtime)
     try:
         return compare(
@@ -226,6 +232,7 @@ def _compare(bench: Bench, version: Compressed, last: Dataset) -> Comparison:
             time_limit_s=config.time_limit_s,
             seed=config.seed,
             judge=bench.judge,
+            clocks=_clocks(bench, [version]),
         )
     finally:
         runner.close()

@@ -9,7 +9,7 @@ import numpy as np
 
 from fairlead.core.errors import FairleadError
 from fairlead.core.ports import Array, Feeds, Runner
-from fairlead.measure.latency import Ratio, measure_interleaved, speedup
+from fairlead.measure.latency import Clocks, Ratio, measure_interleaved, speedup
 from fairlead.measure.sequence_lengths import PaddingWaste, padding_waste
 
 __all__ = ["SequenceAdvice", "advise_on_padding"]
@@ -36,7 +36,13 @@ class SequenceAdvice:
 
 
 def advise_on_padding(
-    runner: Runner, feeds: Feeds, *, batch_rows: int, time_limit_s: float, seed: int
+    runner: Runner,
+    feeds: Feeds,
+    *,
+    batch_rows: int,
+    time_limit_s: float,
+    seed: int,
+    clocks: Clocks | None = None,
 ) -> SequenceAdvice | None:
     """Measure padding and prove, on rows at hand, that the model looks away from it.
 
@@ -46,6 +52,7 @@ def advise_on_padding(
         batch_rows: Rows per batch.
         time_limit_s: Time for the measurement of speed.
         seed: Seed of the order in which rows arrive.
+        clocks: Where time is read from; see `clocks_for`.
 
     Returns:
         None for a model whose inputs are not all sequences of free length.
@@ -64,7 +71,8 @@ def advise_on_padding(
         return SequenceAdvice(waste)
     if waste.as_given < _NOTABLE:
         return SequenceAdvice(waste, values)
-    return SequenceAdvice(waste, values, _gain(runner, feeds, waste, batch_rows, time_limit_s))
+    gain = _gain(runner, feeds, waste, batch_rows, time_limit_s, clocks)
+    return SequenceAdvice(waste, values, gain)
 
 
 def _padding_values(feeds: Feeds, waste: PaddingWaste) -> dict[str, float]:
@@ -117,7 +125,12 @@ def _agree(alone: Array, padded: Array, length: int) -> bool:
 
 
 def _gain(
-    runner: Runner, feeds: Feeds, waste: PaddingWaste, batch_rows: int, time_limit_s: float
+    runner: Runner,
+    feeds: Feeds,
+    waste: PaddingWaste,
+    batch_rows: int,
+    time_limit_s: float,
+    clocks: Clocks | None,
 ) -> Ratio:
     rows = np.flatnonzero(waste.lengths > 0)[:_ROWS]
     ordered = rows[np.argsort(waste.lengths[rows], kind="stable")]
@@ -138,5 +151,6 @@ def _gain(
         warm_up=1,
         rows_per_call=len(rows),
         time_limit_s=time_limit_s,
+        clocks=clocks,
     )
     return speedup(timings["given"], timings["bucketed"])

@@ -25,7 +25,7 @@ from fairlead.measure.comparison import (
     stored_comparison,
 )
 from fairlead.measure.judging import Judge
-from fairlead.measure.latency import measure_interleaved
+from fairlead.measure.latency import Clocks, clocks_for, measure_interleaved
 from fairlead.measure.quality import evaluate
 from fairlead.measure.request_path import time_requests
 from fairlead.measure.roofline import Roofline
@@ -145,7 +145,14 @@ class _Bench:
             after = runners[winner]
             if refined.model is not None or refined.runtime != settings[winner]:
                 after = _open_refined(bundle, refined)
-            speed = measure_speed(before, after, feeds, time_limit_s=0.1 * limit, seed=config.seed)
+            speed = measure_speed(
+                before,
+                after,
+                feeds,
+                time_limit_s=0.1 * limit,
+                seed=config.seed,
+                clocks=_clocks(own, refined.runtime),
+            )
             one = rows_for(after, feeds, 1)
             times = requests or time_requests(after, one, time_limit_s=0.05 * limit)
             advice = advise_on_padding(
@@ -154,6 +161,7 @@ class _Bench:
                 batch_rows=contest.batch_rows,
                 time_limit_s=0.1 * limit,
                 seed=config.seed,
+                clocks=_clocks(refined.runtime),
             )
             if after is not runners[winner]:
                 after.close()
@@ -220,6 +228,7 @@ class _Bench:
             time_limit_s=0.05 * self.config.time_limit_s,
             seed=self.config.seed,
             judge=Judge(self.bundle.manifest, _ROUNDING, seed=self.config.seed),
+            clocks=_clocks(self.bundle.runtime),
         )
         verdict, _ = decide(self.fused, goal="none")
         if verdict != "done":
@@ -296,7 +305,8 @@ def _contest(
     if _is_short(before, one):
         single = {name for name, its in settings.items() if (its.intra_op_threads or 1) == 1}
         runners = {name: runner for name, runner in runners.items() if name in single} or runners
-    tournament = method(runners, one, goal=config.goal, time_limit_s=0.35 * limit)
+    clocks = _clocks(*(settings[name] for name in runners))
+    tournament = method(runners, one, goal=config.goal, time_limit_s=0.35 * limit, clocks=clocks)
     fixed = _fixed_batch(before)
     steps = grow_batch(
         runners[tournament.winner],
@@ -304,12 +314,19 @@ def _contest(
         largest=1 if fixed else config.max_batch_size,
         latency_budget_ms=config.latency_budget_ms,
         time_limit_s=0.3 * limit,
+        clocks=clocks,
     )
     best = [step.rows for step in steps if step.is_taken][-1]
     if config.goal == "throughput" and best > 1:
         batch = rows_for(before, feeds, best)
-        tournament = method(runners, batch, goal=config.goal, time_limit_s=0.15 * limit)
+        tournament = method(
+            runners, batch, goal=config.goal, time_limit_s=0.15 * limit, clocks=clocks
+        )
     return _Contest(tournament, steps, fixed or best)
+
+
+def _clocks(*settings: RuntimeSettings) -> Clocks:
+    return clocks_for(one.execution_provider for one in settings)
 
 
 def _is_short(runner: Runner, batch: Feeds) -> bool:

@@ -99,8 +99,9 @@ def quantize(
     says.begin("quantize", 4)
     try:
         is_large = bundle.size_bytes > _LARGEST_BYTES
-        opened = Workbench.open_large if is_large else Workbench.open
-        work = opened(bundle.model_path, bench.calibration, config, bundle.runtime)
+        work = Workbench.open(
+            bundle.model_path, bench.calibration, config, bundle.runtime, is_large=is_large
+        )
         recipes, refusals = _recipes(work)
     except ModelError as exc:
         # A model that runs but cannot be rewritten is still good: it stays.

@@ -65,45 +65,28 @@ class Workbench:
         calibration: Feeds | None,
         config: QuantizationConfig,
         runtime: RuntimeSettings,
+        *,
+        is_large: bool = False,
     ) -> Workbench:
         """Read a model and prepare it.
 
+        Args:
+            path: The model.
+            calibration: Rows that ranges are taken from; None when there are none.
+            config: The settings.
+            runtime: Settings the original runs with.
+            is_large: Whether it is too large for one file: then its matrices stay where they are,
+                to be read one by one later.
+
         Raises:
-            ModelError: It cannot be read, or its opset is too old to convert.
+            ModelError: It cannot be read, its opset is too old, or, if large, it has no large
+                matrices.
         """
+        if is_large:
+            graph, weights = _read_large(path, config.block_size)
+            return cls(graph, weights, calibration, config, runtime, path.parent)
         graph, weights = prepare_quantization(path)
         return cls(name_nodes(graph), weights, calibration, config, runtime)
-
-    @classmethod
-    def open_large(
-        cls,
-        path: Path,
-        calibration: Feeds | None,
-        config: QuantizationConfig,
-        runtime: RuntimeSettings,
-    ) -> Workbench:
-        """Read a model that is too large for one file; its matrices are read one by one later.
-
-        Raises:
-            ModelError: It cannot be read, its opset is too old, or it has no large matrices.
-        """
-        left: list[Layer] = []
-
-        def leave(model: Any) -> list[str]:  # noqa: ANN401 (untyped library)
-            left.extend(blockable_layers(name_nodes(model), block=config.block_size))
-            return [layer.weight for layer in left]
-
-        graph = name_nodes(read_large(path, leave=leave))
-        opset = next((i.version for i in graph.opset_import if i.domain in ("", "ai.onnx")), 0)
-        if opset < _CHANNEL_OPSET:
-            raise ModelError(
-                f"opset {opset} is too old for a model of this size",
-                hint=f"export it again with opset {_CHANNEL_OPSET} or newer",
-            )
-        n_weights = sum(layer.n_weights for layer in left)
-        counts = Counter(layer.operator for layer in left)
-        weights = QuantizableWeights(tensors_by_operator=dict(counts), n_weights=n_weights)
-        return cls(graph, weights, calibration, config, runtime, path.parent)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -118,10 +101,7 @@ class Workbench:
     @cached_property
     def static_graph(self) -> Any:  # noqa: ANN401 (untyped library)
         """The graph in an opset that has scales per channel."""
-        version = next(
-            (i.version for i in self.graph.opset_import if i.domain in ("", "ai.onnx")), 0
-        )
-        if version >= _CHANNEL_OPSET:
+        if _opset(self.graph) >= _CHANNEL_OPSET:
             return self.graph
         return name_nodes(hoist_constants(upgrade_opset(self.graph, oldest=_CHANNEL_OPSET)))
 
@@ -188,3 +168,27 @@ class Workbench:
             )
             for precision in ("fp32", "bf16")
         )
+
+
+def _read_large(path: Path, block: int) -> tuple[Any, QuantizableWeights]:
+    """Read a graph without the matrices that can be rounded in blocks; say what these are."""
+    left: list[Layer] = []
+
+    def leave(model: Any) -> list[str]:  # noqa: ANN401 (untyped library)
+        left.extend(blockable_layers(name_nodes(model), block=block))
+        return [layer.weight for layer in left]
+
+    graph = name_nodes(read_large(path, leave=leave))
+    opset = _opset(graph)
+    if opset < _CHANNEL_OPSET:
+        raise ModelError(
+            f"opset {opset} is too old for a model of this size",
+            hint=f"export it again with opset {_CHANNEL_OPSET} or newer",
+        )
+    n_weights = sum(layer.n_weights for layer in left)
+    counts = Counter(layer.operator for layer in left)
+    return graph, QuantizableWeights(tensors_by_operator=dict(counts), n_weights=n_weights)
+
+
+def _opset(graph: Any) -> int:  # noqa: ANN401 (untyped library)
+    return next((i.version for i in graph.opset_import if i.domain in ("", "ai.onnx")), 0)

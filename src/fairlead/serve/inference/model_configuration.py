@@ -6,6 +6,7 @@ from typing import Any
 
 from fairlead.backends.openinference import datatype_of
 from fairlead.core.signature import TensorSpec
+from fairlead.measure.latency import is_accelerator
 from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.model_versions import n_latest
 from fairlead.serve.inference.openinference import platform_of
@@ -15,7 +16,6 @@ __all__ = ["configuration_of"]
 
 _BACKENDS = {"onnx": "onnxruntime"}
 _DEVICES = {"CPUExecutionProvider": "KIND_CPU", "OpenVINO": "KIND_CPU"}
-_GPU = ("CUDA", "Tensorrt", "ROCM", "MIGraphX", "NvTensorRTRTX")
 
 
 def configuration_of(
@@ -77,6 +77,6 @@ def _tensor(spec: TensorSpec, *, has_rows: bool) -> dict[str, Any]:
 
 
 def _device(provider: str) -> str:
-    if provider.startswith(_GPU):
+    if is_accelerator(provider):
         return "KIND_GPU"
     return _DEVICES.get(provider, "KIND_MODEL")

@@ -34,7 +34,7 @@ def dynamic_int8(work: Workbench) -> tuple[Recipe, ...]:
         return ()
     recipes = [_recipe(work, frozenset())]
     if work.config.per_channel and set(operators) & {"MatMul", "Gemm"}:
-        # One scale per weight is coarser, and up to a quarter faster where few rows are run.
+        # One scale per weight is coarser, and may be faster where few rows are run.
         recipes.append(_recipe(work, frozenset(), is_per_channel=False))
     if "Conv" in operators and len(operators) > 1:
         recipes.append(_recipe(work, frozenset({"Conv"})))
