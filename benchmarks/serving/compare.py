@@ -160,13 +160,13 @@ def tiny(folder: Path) -> Model:
 
 
 def encoder(path: Path, tokens: int) -> Model:
-    """Describe a sentence encoder: INT64 inputs (rows, tokens), float outputs."""
+    """Describe a sentence encoder: INT64 inputs (rows, tokens), float outputs; -1 is not known."""
     graph = onnx.load(path, load_external_data=False).graph
     inputs = {i.name: ("INT64", (tokens,)) for i in graph.input}
     outputs = {}
     for output in graph.output:
         rank = len(output.type.tensor_type.shape.dim)
-        width = output.type.tensor_type.shape.dim[rank - 1].dim_value
+        width = output.type.tensor_type.shape.dim[rank - 1].dim_value or -1
         outputs[output.name] = ("FP32", (tokens, width) if rank == 3 else (width,))
     return Model(path.resolve(), path.stem, inputs, outputs)
 

@@ -15,6 +15,7 @@ from fairlead.core.signature import Signature, TensorSpec, conform
 from fairlead.measure.quality import run_batches
 from fairlead.serve.inference.batching import BatchQueue, QueueLimits
 from fairlead.serve.inference.config import ServingConfig
+from fairlead.serve.inference.core_division import open_divided
 from fairlead.serve.inference.examples import example_feeds
 from fairlead.serve.inference.intake import Intake
 from fairlead.serve.inference.methods import METHODS
@@ -84,15 +85,11 @@ def open_arm(
         UntrustedError: Loading would run code, and `trust` is off.
         ModelError: The model cannot be loaded.
     """
-    from fairlead.backends.runners import open_runner
-
-    threads = bundle.runtime.intra_op_threads or cores
-    if config.workers > 1:
-        # Tuned for all the CPUs there are; each worker has its part of them.
-        threads = min(threads, cores)
-    runtime = bundle.runtime.model_copy(update={"intra_op_threads": threads})
-    runner = open_runner(bundle, runtime=runtime, trust=trust)
     signature = free_signature(bundle.signature)
+    runtime, runner = open_divided(
+        bundle, signature, cores, trust=trust, is_one_of_many=config.workers > 1
+    )
+    threads = runtime.intra_op_threads or 1
     max_rows = config.max_batch_size or runtime.max_batch_size
     is_fixed = signature != bundle.signature
 
@@ -135,6 +132,7 @@ def _limits(
         latency_budget_s=(config.latency_budget_ms or math.inf) / 1e3,
         inline_s=0.0 if is_foreign else config.inline_run_ms / 1e3,
         parallel_runs=max(1, cores // threads),
+        may_divide=not is_foreign,
     )
 
 

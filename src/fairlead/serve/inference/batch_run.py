@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, wait
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -43,10 +45,19 @@ class BatchRun:
         self._run = run
         self._padding = padding
 
-    def aside(self, batch: list[Waiting]) -> Ran:
-        """Run a batch in the calling thread, and tell what it cost there."""
+    def aside(self, batch: list[Waiting], ways: int = 1, helpers: Executor | None = None) -> Ran:
+        """Run a batch in the calling thread, and tell what it cost there.
+
+        Args:
+            batch: Its requests.
+            ways: Into how many parts the rows of a lone request are divided.
+            helpers: Runs the parts beside the first one; what it runs never waits for it.
+        """
         before = time.thread_time()
-        results = self.execute(batch)
+        if ways > 1 and helpers is not None:
+            results = [self._divided(batch[0], ways, helpers)]
+        else:
+            results = self.execute(batch)
         return Ran(results, time.thread_time() - before)
 
     def execute(self, batch: list[Waiting]) -> list[BatchResult | Exception]:
@@ -64,6 +75,30 @@ class BatchRun:
 
     def _alone(self, item: Waiting, started: float) -> BatchResult:
         outputs = self._run(item.feeds)
+        ended = time.perf_counter()
+        return BatchResult(
+            outputs,
+            (started - item.since) * 1e3,
+            (ended - started) * 1e3,
+            item.n_rows,
+            _parts_of(outputs),
+        )
+
+    def _divided(self, item: Waiting, ways: int, helpers: Executor) -> BatchResult | Exception:
+        """Run the rows of one request in several threads at once."""
+        started = time.perf_counter()
+        ends = [item.n_rows * way // ways for way in range(ways + 1)]
+        parts = [
+            {name: array[start:end] for name, array in item.feeds.items()}
+            for start, end in pairwise(ends)
+        ]
+        others = [helpers.submit(self._run, part) for part in parts[1:]]
+        try:
+            found = [self._run(parts[0]), *(other.result() for other in others)]
+            outputs = _below(found)
+        except Exception:  # noqa: BLE001 (told by the run of the whole, where it fails again)
+            wait(others)
+            return self.execute([item])[0]
         ended = time.perf_counter()
         return BatchResult(
             outputs,
@@ -97,6 +132,16 @@ class BatchRun:
         return {
             name: np.concatenate([item.feeds[name] for item in batch]) for name in batch[0].feeds
         }
+
+
+def _below(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    """Put the outputs of the parts of one request below one another."""
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    times = [part.parts_ms for part in parts if isinstance(part, Outputs)]
+    if not times:
+        return whole
+    # They ran beside one another.
+    return Outputs(whole, {name: max(each.get(name, 0.0) for each in times) for name in times[0]})
 
 
 def _parts_of(outputs: dict[str, Array]) -> dict[str, float] | None:

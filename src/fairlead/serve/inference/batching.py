@@ -21,9 +21,12 @@ from fairlead.serve.inference.batch_run import BatchRun, Ran, Run
 from fairlead.serve.inference.methods.queue import BatchResult, Done, Take, Waiting
 from fairlead.serve.inference.pace import Pace
 from fairlead.serve.inference.padding import Padding
+from fairlead.serve.inference.row_costs import RowCosts
 
 __all__ = ["BatchQueue", "BatchResult", "QueueLimits"]
 
+_MAX_SHAPES = 64
+"""Shapes of rows of which it is remembered what they cost."""
 _PATIENCE = {-1: 0.5, 0: 1.0, 1: 2.0}
 """Priority → how much of the longest wait, and of the room, it may use."""
 
@@ -42,6 +45,7 @@ class QueueLimits:
             the model allows it; infinite for as large as they may be.
         inline_s: Batches expected to run shorter than this run in the event loop's thread.
         parallel_runs: Batches that may run at the same time in threads.
+        may_divide: Whether the rows of one request may run in several threads.
     """
 
     max_batch_rows: int = 32
@@ -51,6 +55,7 @@ class QueueLimits:
     latency_budget_s: float = math.inf
     inline_s: float = 2e-4
     parallel_runs: int = 1
+    may_divide: bool = False
 
 
 class BatchQueue:
@@ -82,11 +87,15 @@ class BatchQueue:
         self.is_joinable = is_joinable
         self._limits = limits
         self._runs_at_once = is_joinable and limits.max_wait_s <= 0
+        self._may_divide = is_joinable and limits.may_divide
         self._name = name
         self._padding = padding
         self._pace = Pace(limits.inline_s)
         self._waiting: deque[Waiting] = deque()
         self._running: list[list[Waiting]] = []
+        self._running_rows = 0
+        self._busy = 0
+        self._costs: dict[Hashable | None, RowCosts] = {}
         self._rows = 0
         self._pending = 0
         self._is_scheduled = False
@@ -94,6 +103,7 @@ class BatchQueue:
         self._reaper: asyncio.TimerHandle | None = None
         self._reaps_at = math.inf
         self._executor = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}")
+        self._helpers = ThreadPoolExecutor(limits.parallel_runs, f"fairlead-{name}-part")
 
     @property
     def limits(self) -> QueueLimits:
@@ -222,6 +232,7 @@ class BatchQueue:
     def close(self) -> None:
         """Let running batches end and free the threads."""
         self._executor.shutdown(wait=True)
+        self._helpers.shutdown(wait=True)
 
     def _key(self, feeds: dict[str, Array]) -> Hashable | None:
         if not self.is_joinable:
@@ -269,7 +280,7 @@ class BatchQueue:
             self._reap_at(soonest, loop)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop, delay_s: float = 0.0) -> None:
-        if self._is_scheduled or len(self._running) >= self._limits.parallel_runs:
+        if self._is_scheduled or self._busy >= self._limits.parallel_runs:
             return
         self._is_scheduled = True
         # At the end of this tick, so that everything which arrived in it is seen.
@@ -281,7 +292,7 @@ class BatchQueue:
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled, self._timer = False, None
         self._drop_ended()
-        if not self._waiting:
+        if not self._waiting or self._busy >= self._limits.parallel_runs:
             return
         wait_s = self._wait_for_company()
         if wait_s > 0:
@@ -309,7 +320,14 @@ class BatchQueue:
     def _batch_rows(self, now: float) -> int:
         budget_s = self._limits.latency_budget_s
         left_s = budget_s - (now - self._waiting[0].since)
-        return self.batch_rows(max(left_s, budget_s / 4))
+        most = self.batch_rows(max(left_s, budget_s / 4))
+        costs = self._costs.get(self._waiting[0].key)
+        if costs is None:
+            return most
+        # Every thread gets its part of what is there: no row waits while another thread idles, and
+        # none of them is left with single rows while the other one has all the company.
+        share = -(-(self._rows + self._running_rows) // self._limits.parallel_runs)
+        return costs.rows_to_run(min(most, self._rows), share)
 
     def _wait_for_company(self) -> float:
         if self._limits.max_wait_s <= 0 or len(self._waiting) < 2:
@@ -321,32 +339,77 @@ class BatchQueue:
     def _start(self, batch: list[Waiting], loop: asyncio.AbstractEventLoop) -> None:
         rows = batch[0].n_rows if len(batch) == 1 else sum([item.n_rows for item in batch])
         if self._pace.is_short(rows):
-            self._deliver(batch, self._batch_run.execute(batch), None)
+            results = self._batch_run.execute(batch)
+            ran = _first_success(results)
+            if ran is not None:
+                self._pace.learn_inline(ran.run_ms / 1e3, ran.batch_rows)
+            self._deliver(batch, results)
             return
+        ways = self._ways(batch, rows)
         self._running.append(batch)
-        work = loop.run_in_executor(self._executor, self._batch_run.aside, batch)
+        self._running_rows += rows
+        self._busy += ways
+        work = loop.run_in_executor(
+            self._executor, self._batch_run.aside, batch, ways, self._helpers
+        )
 
         def finish(done: asyncio.Future[Ran]) -> None:
             self._running.remove(batch)
-            self._deliver(batch, *done.result())
+            self._running_rows -= rows
+            self._busy -= ways
+            results, cpu_s = done.result()
+            self._learn(batch[0].key, rows, ways, results, cpu_s)
+            if self._waiting and not self._is_scheduled:
+                # The thread has its next batch before the answers of this one are written.
+                self._flush(loop)
+            self._deliver(batch, results)
             if self._waiting:
                 self._schedule(loop)
 
         work.add_done_callback(finish)
 
-    def _deliver(
-        self, batch: list[Waiting], results: list[BatchResult | Exception], cpu_s: float | None
+    def _ways(self, batch: list[Waiting], rows: int) -> int:
+        """Return between how many threads a lone request with many rows is divided."""
+        free = self._limits.parallel_runs - self._busy
+        is_alone = len(batch) == 1 and not self._waiting
+        if free < 2 or rows < 2 or not is_alone or not self._may_divide:
+            return 1
+        costs = self._costs.get(batch[0].key)
+        part = -(-rows // free)
+        part = part if costs is None else costs.rows_to_run(rows, part)
+        return min(free, -(-rows // part))
+
+    def _learn(
+        self,
+        key: Hashable | None,
+        rows: int,
+        ways: int,
+        results: list[BatchResult | Exception],
+        cpu_s: float,
     ) -> None:
-        for result in results:
-            if isinstance(result, BatchResult):
-                run_s, rows = result.run_ms / 1e3, result.batch_rows
-                if cpu_s is None:
-                    self._pace.learn_inline(run_s, rows)
-                else:
-                    self._pace.learn_aside(run_s, cpu_s, rows)
-                break
+        """Take note of a batch that ran in a thread."""
+        ran = _first_success(results)
+        if ran is None:
+            return
+        run_s, each = ran.run_ms / 1e3, max(1, ran.batch_rows // ways)
+        self._pace.learn_aside(run_s, cpu_s, each)
+        if not self.is_joinable or ran.batch_rows != rows:
+            return
+        costs = self._costs.get(key)
+        if costs is None:
+            if len(self._costs) >= _MAX_SHAPES:
+                self._costs.clear()
+            costs = self._costs[key] = RowCosts()
+        # What waits for a device, or for other threads of the run, costs time rather than work.
+        costs.learn(each, cpu_s if cpu_s > run_s / 2 else run_s)
+
+    def _deliver(self, batch: list[Waiting], results: list[BatchResult | Exception]) -> None:
         for item, result in zip(batch, results, strict=True):
             if not item.is_over:
                 item.is_over = True
                 self._pending -= 1
                 item.done(result)
+
+
+def _first_success(results: list[BatchResult | Exception]) -> BatchResult | None:
+    return next((each for each in results if isinstance(each, BatchResult)), None)
