@@ -1,10 +1,11 @@
-"""Large compressed bodies are unpacked beside the event loop, and their memory is counted."""
+"""Large bodies are unpacked and read beside the event loop, and their memory is counted."""
 
 from __future__ import annotations
 
 import gzip
 import http.client
 import json
+import select
 import threading
 from urllib.parse import urlsplit
 
@@ -21,6 +22,13 @@ X = np.random.default_rng(0).normal(size=(ROWS, 4)).round(3).astype(np.float32)
 def roomy(wines, tmp_path_factory):
     settings = {"max_body_bytes": 8 << 20, "log_predictions": False}
     with serving(tmp_path_factory.mktemp("roomy"), wines, settings=settings) as handle:
+        yield handle
+
+
+@pytest.fixture(scope="module")
+def vast(wines, tmp_path_factory):
+    settings = {"max_body_bytes": 128 << 20, "log_predictions": False}
+    with serving(tmp_path_factory.mktemp("vast"), wines, settings=settings) as handle:
         yield handle
 
 
@@ -97,3 +105,68 @@ def test_small_requests_are_answered_while_large_bodies_unpack(roomy):
             thread.join()
     assert set(answers) == {200}
     assert set(refused) == {413}
+
+
+WIDE = np.random.default_rng(1).normal(size=(1_100_000, 4)).round(3)
+
+
+def sent(handle, path, body):
+    """A connection whose request went out whole, and whose answer nobody read yet."""
+    connection = http.client.HTTPConnection(urlsplit(handle.endpoint.url).netloc, timeout=120)
+    connection.request("POST", path, body, {"content-type": "application/json"})
+    return connection
+
+
+def concluded(connection):
+    answer = connection.getresponse()
+    status, document = answer.status, json.loads(answer.read())
+    connection.close()
+    return status, document
+
+
+@pytest.mark.parametrize("path", ["/v2/models/wines/infer", "/predict"])
+def test_small_requests_are_answered_while_a_long_plain_body_is_read(vast, path):
+    """The long body is refused once it was read: nothing but reading it takes time."""
+    if path == "/predict":
+        rows = [dict(zip("abcd", row, strict=True)) for row in WIDE[:700_000].tolist()]
+        rows[-1]["a"] = "no number"
+        body = json.dumps({"rows": rows}).encode()
+    else:
+        body = tensor(WIDE).replace(b'"shape": [', b'"shape": [1')
+    assert len(body) > 30 << 20
+    row = json.dumps({"rows": [dict.fromkeys("abcd", 1.0)]})
+    most = 0
+    for _ in range(3):
+        long = sent(vast, path, body)
+        n_answered = 0
+        while not select.select([long.sock], [], [], 0)[0]:
+            assert ask(vast, "/predict", row)[0] == 200
+            n_answered += 1
+        assert concluded(long)[0] == 400
+        most = max(most, n_answered)
+    assert most > 5
+
+
+def test_a_long_plain_body_is_answered_right_by_every_endpoint(vast):
+    some = WIDE[:20_000].astype(np.float32)
+    rows = [dict(zip("abcd", row, strict=True)) for row in some.tolist()]
+    labels = []
+    for path, document in (
+        ("/v2/models/wines/infer", json.loads(tensor(some))),
+        ("/predict", {"rows": rows}),
+        ("/invocations", {"dataframe_records": rows}),
+    ):
+        body = json.dumps(document).encode()
+        assert len(body) > 256 << 10
+        status, answer = concluded(sent(vast, path, body))
+        assert status == 200, answer
+        labels.append(labels_of(answer))
+    assert labels[0] == labels[1] == labels[2]
+    assert len(labels[0]) == len(some)
+
+
+def labels_of(answer):
+    if "outputs" in answer:
+        return next(o["data"] for o in answer["outputs"] if o["name"] == "label")
+    found = answer["predictions"]
+    return [item["prediction"] if isinstance(item, dict) else item for item in found]

@@ -27,6 +27,8 @@ _CODES = {
     "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
 }  # fmt: skip
 _MAX_DIMENSIONS = 16
+_MOST_AT_ONCE = 1 << 14
+"""Between so many values other threads have their turn, the event loop among them."""
 _DTYPES = {code: numpy_dtype(datatype) for datatype, code in _CODES.items()}
 
 
@@ -78,21 +80,37 @@ def _packed(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Array | N
         return None
     first = data[0]
     if type(first) is list and len(shape) == 2:
-        n_columns = shape[1]
-        if len(data) != shape[0]:
+        if not _are_rows(data, shape):
             return None
-        for row in data:
-            if type(row) is not list or len(row) != n_columns:
-                return None
-        data = list(itertools.chain.from_iterable(data))
-        first = data[0] if data else True
-    if type(first) is bool or len(data) != math.prod(shape):
+        first = data[0][0]
+    elif len(data) != math.prod(shape):
+        return None
+    if type(first) is bool:
         return None
     try:
-        raw = _packer(len(data), code)(*data)
+        raw = _pack_rows(data, code) if type(data[0]) is list else _pack(data, code)
     except (struct.error, OverflowError):
         return None
     return np.ndarray(shape, _DTYPES[code], raw)
+
+
+def _are_rows(data: list[Any], shape: tuple[int, ...]) -> bool:
+    if len(data) != shape[0] or shape[1] < 1:
+        return False
+    return all(type(row) is list and len(row) == shape[1] for row in data)
+
+
+def _pack_rows(rows: list[list[Any]], code: str) -> bytes:
+    step = max(1, _MOST_AT_ONCE // len(rows[0]))
+    parts = (rows[at : at + step] for at in range(0, len(rows), step))
+    return b"".join([_pack(list(itertools.chain.from_iterable(part)), code) for part in parts])
+
+
+def _pack(data: list[Any], code: str) -> bytes:
+    if len(data) <= _MOST_AT_ONCE:
+        return _packer(len(data), code)(*data)
+    parts = (data[at : at + _MOST_AT_ONCE] for at in range(0, len(data), _MOST_AT_ONCE))
+    return b"".join([_packer(len(part), code)(*part) for part in parts])
 
 
 @lru_cache(maxsize=256)
@@ -120,7 +138,7 @@ def plain_tensor(data: object, datatype: object, shape: object) -> Array | None:
     if count != len(data):
         return None
     try:
-        raw = _packer(count, code)(*data)
+        raw = _pack(data, code)
     except (struct.error, OverflowError):
         return None
     return np.ndarray(shape, _DTYPES[code], raw)
@@ -141,13 +159,12 @@ def _texts(data: list[Any], name: str) -> Array:
 
 
 def _numbers(data: list[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
+    if len(data) > _MOST_AT_ONCE:
+        return _many_numbers(data, name, datatype, dtype)
     try:
         array = np.array(data)
     except (ValueError, OverflowError) as exc:
-        raise SignatureError(
-            f"input `{name}` is a ragged list: its parts have different lengths",
-            hint="send a flat list, or lists nested like the shape",
-        ) from exc
+        raise _ragged(name) from exc
     if array.size == 0:
         return np.zeros(0, dtype)
     if dtype.kind == "f":
@@ -156,6 +173,25 @@ def _numbers(data: list[Any], name: str, datatype: str, dtype: np.dtype[Any]) ->
         # Mixed with small numbers, numpy reads those beyond 63 bits as floats.
         array = _exact(np.array(data, dtype=object), name, datatype)
     return _whole(array, name, datatype, dtype)
+
+
+def _many_numbers(data: list[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:
+    parts = [data[at : at + _MOST_AT_ONCE] for at in range(0, len(data), _MOST_AT_ONCE)]
+    found = [_numbers(part, name, datatype, dtype).ravel() for part in parts]
+    widths = {
+        (type(part[0]) is list, values.size / len(part))
+        for part, values in zip(parts, found, strict=True)
+    }
+    if len(widths) > 1:
+        raise _ragged(name)
+    return np.concatenate(found)
+
+
+def _ragged(name: str) -> SignatureError:
+    return SignatureError(
+        f"input `{name}` is a ragged list: its parts have different lengths",
+        hint="send a flat list, or lists nested like the shape",
+    )
 
 
 def _floats(array: NDArray[Any], name: str, datatype: str, dtype: np.dtype[Any]) -> Array:

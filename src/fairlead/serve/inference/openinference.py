@@ -6,7 +6,6 @@ A body with the binary extension is a JSON header, whose length stands in the HT
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from fairlead.core.errors import DataError, SignatureError
 from fairlead.core.ports import Array
 from fairlead.core.signature import Signature, TensorSpec
 from fairlead.serve.inference.json_tensors import plain_tensor, tensor_from_json
+from fairlead.serve.inference.long_json import LONG_BYTES, let_go, parsed
 
 __all__ = [
     "HEADER_LENGTH",
@@ -71,27 +71,14 @@ def parse_json(raw: bytes | memoryview) -> dict[str, Any]:
         DataError: It is not JSON, or not an object.
     """
     try:
-        document = orjson.loads(raw)
+        document = parsed(raw)
     except orjson.JSONDecodeError as exc:
-        document = _with_python_numbers(raw)
-        if document is None:
-            raise DataError(f"the body is not JSON: {exc}", hint="send a JSON object") from exc
+        raise DataError(f"the body is not JSON: {exc}", hint="send a JSON object") from exc
     if not isinstance(document, dict):
         raise DataError(
             f"the body is a JSON {type(document).__name__}, expected an object", hint=_HINT
         )
     return document
-
-
-def _with_python_numbers(raw: bytes | memoryview) -> object:
-    """Read JSON with the NaN and Infinity that clients in Python write; None when it is not."""
-    text = bytes(raw)
-    if b"NaN" not in text and b"Infinity" not in text:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def decode(body: bytes, header_length: str | None) -> InferMessage:
@@ -108,6 +95,14 @@ def decode(body: bytes, header_length: str | None) -> InferMessage:
     view = memoryview(body)
     at = _header_length(header_length, len(view))
     document = parse_json(body if at == len(view) else view[:at])
+    try:
+        return _message(document, view, at)
+    finally:
+        if at > LONG_BYTES:
+            let_go(document)
+
+
+def _message(document: dict[str, Any], view: memoryview, at: int) -> InferMessage:
     plain = _plain_message(document)
     if plain is not None and at == len(view):
         return plain

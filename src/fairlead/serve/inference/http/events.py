@@ -22,7 +22,7 @@ from typing import Any
 from fairlead.core.errors import DataError
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
 from fairlead.serve.inference.http.exchange import Exchange
-from fairlead.serve.inference.http.inference import Inference
+from fairlead.serve.inference.http.inference import Inference, Reading
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import field, json_bytes, problem_bytes
 from fairlead.serve.inference.openinference import InferMessage
@@ -54,13 +54,20 @@ class Events:
         """
         self._inference = inference
         self._spawn = spawn
+        self._reading = Reading(inference.understand, self._begin)
 
     def infer_stream(self, exchange: Exchange, route: Route) -> None:
         """Answer one request with a stream; see `Handler`."""
-        self._inference.on_plane(exchange, route, self._begin)
+        self._inference.on_request(exchange, route, self._reading)
 
-    def _begin(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
-        message, request = self._inference.understand(plane, exchange, route.version)
+    def _begin(
+        self,
+        plane: Dataplane,
+        exchange: Exchange,
+        _: Route,
+        found: tuple[InferMessage, InferenceRequest],
+    ) -> None:
+        message, request = found
         if message.is_binary or any(message.outputs.values()):
             raise DataError("events are text and hold no binary tensors", hint="ask for JSON")
         task = self._spawn(self._stream(plane, exchange, message, request))

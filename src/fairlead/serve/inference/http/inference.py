@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from fairlead.core.errors import UnavailableError
@@ -17,20 +19,27 @@ from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.refusals import status_of_any
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.turns import Turns
+from fairlead.serve.inference.long_json import LONG_BYTES
 from fairlead.serve.inference.openinference import InferMessage
 from fairlead.serve.inference.security.callers import MAY_PROBE
 from fairlead.serve.inference.service import Service
 
-__all__ = ["CACHE_HIT", "ArmForms", "Inference", "OnPlane", "arm_headers"]
+__all__ = ["CACHE_HIT", "ArmForms", "Inference", "OnPlane", "Reading", "arm_headers"]
 
 Refuse = Callable[[Exchange, Exception], None]
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 OnPlane = Callable[[Dataplane, Exchange, Route], None]
 """Serves an exchange on a dataplane that was found."""
+ServeRead = Callable[[Dataplane, Exchange, Route, Any], None]
+"""Serves an exchange with what was read of it."""
+Read = Callable[[Dataplane, Exchange, Route], Any]
+"""Reads a request; called in whichever thread, it changes nothing but the request's own."""
 
 
 _UNPACKED_HERE = 4096
 """Longest compressed body that is unpacked in the event loop: a thread costs more than it."""
+
+_TRIES = 3
 
 CACHE_HIT = b"x-fairlead-cache: hit\r\n"
 """Header line of an answer that was given before."""
@@ -67,6 +76,18 @@ class _Reply:
         self._exchange.answer(200, body, headers)
 
 
+class Reading(NamedTuple):
+    """How an endpoint reads its requests, and what it does then.
+
+    Attributes:
+        read: Returns what a request says, or raises a `DataError`.
+        serve: Serves what was read.
+    """
+
+    read: Read
+    serve: ServeRead
+
+
 class Inference:
     """Answers `…/infer`."""
 
@@ -86,23 +107,43 @@ class Inference:
         self._spawn = spawn
         self._frames: WeakKeyDictionary[Arm, ArmForms] = WeakKeyDictionary()
         self._last: tuple[Arm, ArmForms] | None = None
+        self._infer_read = Reading(self.understand, self._infer)
+        # One thread: they would only take the interpreter's lock from one another.
+        self._readers = ThreadPoolExecutor(1, "fairlead-reader")
         self._turns = Turns(service.repository, self.frames_of, self._infer_alone, refuse)
 
     def infer(self, exchange: Exchange, route: Route) -> None:
         """Answer one request, together with others that come in the same turn; see `Handler`."""
-        self._turns.add(exchange, route)
+        if len(exchange.body) > LONG_BYTES:
+            self._infer_alone(exchange, route)
+        else:
+            self._turns.add(exchange, route)
 
     def _infer_alone(self, exchange: Exchange, route: Route) -> None:
         try:
-            self.on_plane(exchange, route, self._infer)
+            self.on_request(exchange, route, self._infer_read)
         except Exception as exc:  # noqa: BLE001 (becomes the answer)
             self.refuse(exchange, exc)
 
+    def on_request(self, exchange: Exchange, route: Route, reading: Reading) -> None:
+        """Read a request and serve it; what takes long to read holds nobody else up."""
+        if len(exchange.body) > _UNPACKED_HERE and _takes_long(exchange):
+            self._spawn(self._serve_beside(exchange, route, reading))
+            return
+
+        def serve(plane: Dataplane, exchange: Exchange, route: Route) -> None:
+            try:
+                plane.check_room()
+                found = reading.read(plane, exchange, route)
+            except Exception as exc:
+                self.count_rejected(exc)
+                raise
+            reading.serve(plane, exchange, route, found)
+
+        self.on_plane(exchange, route, serve)
+
     def on_plane(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
         """Serve an exchange on the dataplane of its model, after loading it where need be."""
-        if len(exchange.body) > _UNPACKED_HERE and asking_of(exchange.head).coding:
-            self._spawn(self._serve_unpacked(exchange, route, serve))
-            return
         try:
             plane = self._repository.dataplane(route.model, route.version)
         except UnavailableError:
@@ -129,8 +170,14 @@ class Inference:
         if metrics is not None:
             metrics.count_rejected(status_of_any(error))
 
-    def _infer(self, plane: Dataplane, exchange: Exchange, route: Route) -> None:
-        message, request = self.understand(plane, exchange, route.version)
+    def _infer(
+        self,
+        plane: Dataplane,
+        exchange: Exchange,
+        _: Route,
+        found: tuple[InferMessage, InferenceRequest],
+    ) -> None:
+        message, request = found
         call = plane.submit(request, _Reply(self, exchange, message))
         if exchange.is_awaited:
             exchange.on_gone = call.cancel
@@ -138,24 +185,14 @@ class Inference:
             call.cancel()
 
     def understand(
-        self, plane: Dataplane, exchange: Exchange, version: str | None
+        self, plane: Dataplane, exchange: Exchange, route: Route
     ) -> tuple[InferMessage, InferenceRequest]:
-        """Read a request, and count it where it cannot be read.
+        """Read a request; see `Read`.
 
         Raises:
-            OverloadedError: The model has no room for it.
             DataError: It is none.
         """
-        try:
-            return self._understand(plane, exchange, version)
-        except Exception as exc:
-            self.count_rejected(exc)
-            raise
-
-    def _understand(
-        self, plane: Dataplane, exchange: Exchange, version: str | None
-    ) -> tuple[InferMessage, InferenceRequest]:
-        plane.check_room()
+        version = route.version
         asking = asking_of(exchange.head)
         body = exchange.body
         if asking.coding:
@@ -181,28 +218,55 @@ class Inference:
             parameters,
         )
 
-    async def _serve_unpacked(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
-        """Unpack a body in a thread, so that nobody else waits for it, and serve it then."""
-        asking = asking_of(exchange.head)
-        loop = asyncio.get_running_loop()
+    async def _serve_beside(self, exchange: Exchange, route: Route, reading: Reading) -> None:
+        """Unpack and read a body in threads, so that nobody else waits for it, and serve it."""
         try:
             self._repository.bundle(route.model, route.version)  # Nobody unpacks for no model.
-            plain = await loop.run_in_executor(
-                None, body_of, exchange.body, asking.coding, self._max_body_bytes
-            )
-            if not exchange.is_awaited:
-                return
+            if asking_of(exchange.head).coding:
+                await self._unpack(exchange)
+            plane, found = await self._read_beside(exchange, route, reading)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            if exchange.is_awaited:
+                self.count_rejected(exc)
+                self.refuse(exchange, exc)
+            return
+        if not exchange.is_awaited:
+            return
+        try:
+            reading.serve(plane, exchange, route, found)
+        except Exception as exc:  # noqa: BLE001 (becomes the answer)
+            self.refuse(exchange, exc)
+
+    async def _unpack(self, exchange: Exchange) -> None:
+        asking = asking_of(exchange.head)
+        plain = await asyncio.get_running_loop().run_in_executor(
+            None, body_of, exchange.body, asking.coding, self._max_body_bytes
+        )
+        if exchange.is_awaited:
             exchange.replace_body(plain)
             # The head may be another request's too: what was unpacked is said in one of its own.
             exchange.head = exchange.head.with_asking(asking._replace(coding=""))
-        except Exception as exc:  # noqa: BLE001 (becomes the answer)
-            self.count_rejected(exc)
-            self.refuse(exchange, exc)
-            return
-        try:
-            self.on_plane(exchange, route, serve)
-        except Exception as exc:  # noqa: BLE001 (becomes the answer)
-            self.refuse(exchange, exc)
+
+    async def _read_beside(
+        self, exchange: Exchange, route: Route, reading: Reading
+    ) -> tuple[Dataplane, Any]:
+        """Return a dataplane, not to be used after waiting, and what was read for it."""
+        loop = asyncio.get_running_loop()
+        found_for: Dataplane | None = None
+        found: Any = None
+        for _ in range(_TRIES):
+            plane = await self._repository.obtain(route.model, route.version)
+            if plane is found_for or not exchange.is_awaited:
+                return plane, found
+            plane.check_room()
+            if _takes_long(exchange):
+                found = await loop.run_in_executor(
+                    self._readers, _without_collection, reading.read, plane, exchange, route
+                )
+                found_for = plane
+            else:
+                return plane, reading.read(plane, exchange, route)
+        raise UnavailableError("the model changes again and again", hint="try again")
 
     async def _serve_later(self, exchange: Exchange, route: Route, serve: OnPlane) -> None:
         try:
@@ -215,3 +279,24 @@ class Inference:
             serve(plane, exchange, route)
         except Exception as exc:  # noqa: BLE001 (becomes the answer)
             self.refuse(exchange, exc)
+
+
+def _takes_long(exchange: Exchange) -> bool:
+    """Say whether a body is compressed, or long and not merely the bytes of numbers."""
+    asking = asking_of(exchange.head)
+    if asking.coding:
+        return True
+    body, length = exchange.body, asking.header_length
+    if len(body) <= LONG_BYTES or length is None or not (length.isascii() and length.isdigit()):
+        return len(body) > LONG_BYTES
+    n_json = int(length)
+    return n_json > LONG_BYTES or body.find(b"BYTES", 0, n_json) >= 0
+
+
+def _without_collection(read: Read, plane: Dataplane, exchange: Exchange, route: Route) -> Any:  # noqa: ANN401 (whatever it reads)
+    """Read while nobody looks for rings: what is read has none, and looking holds everybody up."""
+    gc.disable()
+    try:
+        return read(plane, exchange, route)
+    finally:
+        gc.enable()

@@ -16,7 +16,7 @@ from fairlead.serve.inference.http.asking import (
     priority_of,
 )
 from fairlead.serve.inference.http.exchange import Exchange
-from fairlead.serve.inference.http.inference import CACHE_HIT, Inference, arm_headers
+from fairlead.serve.inference.http.inference import CACHE_HIT, Inference, Reading, arm_headers
 from fairlead.serve.inference.http.routes import Route
 from fairlead.serve.inference.http.wire import JSON, json_bytes
 from fairlead.serve.inference.invocations import feeds_from_invocation, invocation_answer
@@ -41,16 +41,20 @@ class People:
         """
         self._inference = inference
         self._max_body_bytes = max_body_bytes
+        self._predicting = Reading(self._reader(_understand_rows), self._predict)
+        self._invoking = Reading(self._reader(_understand_invocation), self._invoke)
 
     def predict(self, exchange: Exchange, route: Route) -> None:
         """Answer rows with one object per row."""
-        self._inference.on_plane(exchange, route, self._predict)
+        self._inference.on_request(exchange, route, self._predicting)
 
     def invoke(self, exchange: Exchange, route: Route) -> None:
         """Answer what MLflow's clients send."""
-        self._inference.on_plane(exchange, route, self._invoke)
+        self._inference.on_request(exchange, route, self._invoking)
 
-    def _predict(self, plane: Dataplane, exchange: Exchange, _: Route) -> None:
+    def _predict(
+        self, plane: Dataplane, exchange: Exchange, _: Route, request: InferenceRequest
+    ) -> None:
         def write(answer: Answer) -> dict[str, Any]:
             return {
                 "id": answer.id,
@@ -59,24 +63,23 @@ class People:
                 "predictions": predictions_from_outputs(answer.arm.bundle.manifest, answer.outputs),
             }
 
-        self._submit(plane, exchange, _understand_rows, write)
+        self._submit(plane, exchange, request, write)
 
-    def _invoke(self, plane: Dataplane, exchange: Exchange, _: Route) -> None:
+    def _invoke(
+        self, plane: Dataplane, exchange: Exchange, _: Route, request: InferenceRequest
+    ) -> None:
         def write(answer: Answer) -> dict[str, Any]:
             return invocation_answer(answer.arm.bundle.manifest, answer.outputs)
 
-        self._submit(plane, exchange, _understand_invocation, write)
+        self._submit(plane, exchange, request, write)
 
-    def _submit(
-        self, plane: Dataplane, exchange: Exchange, understand: Understand, write: Write
-    ) -> None:
-        try:
-            plane.check_room()
+    def _reader(self, understand: Understand) -> Callable[..., InferenceRequest]:
+        def read(plane: Dataplane, exchange: Exchange, _: Route) -> InferenceRequest:
             asking = asking_of(exchange.head)
             body = body_of(exchange.body, asking.coding, self._max_body_bytes)
             feeds, document = understand(plane, asking, body)
             parameters = _parameters_of(document)
-            request = InferenceRequest(
+            return InferenceRequest(
                 feeds,
                 exchange.arrived,
                 _id_of(document) or asking.request_id,
@@ -87,10 +90,12 @@ class People:
                 priority_of(parameters),
                 exchange.caller,
             )
-        except Exception as exc:
-            self._inference.count_rejected(exc)
-            raise
 
+        return read
+
+    def _submit(
+        self, plane: Dataplane, exchange: Exchange, request: InferenceRequest, write: Write
+    ) -> None:
         def done(ending: Answer | Exception) -> None:
             if isinstance(ending, Exception):
                 self._inference.refuse(exchange, ending)
