@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fairlead.api.context import Context
+from fairlead.api.doors import Door, find_door
 from fairlead.backends.access import OPEN, Access
 from fairlead.core.endpoint import Endpoint
 from fairlead.core.errors import AccessError, DataError, EndpointError, NotFoundError, UsageError
@@ -57,47 +58,20 @@ def find_place(reference: str, context: Context) -> Place:
         NotFoundError: No service of that name runs in the workspace.
         EndpointError: Nothing answers there, or it does not say what it serves.
     """
-    from fairlead.backends.endpoint import find_endpoint, list_services
-
-    if "://" not in reference:
-        endpoint, token = find_endpoint(context.workspace, reference)
-        access = Access.of_endpoint(endpoint, token)
-        return Place(endpoint.url, endpoint.service, endpoint, access, access)
-    url, named = _checked_url(reference)
-    alive = [record for record in list_services(context.workspace) if record.is_alive]
-    known = {record.endpoint.url.rstrip("/"): record for record in alive}
-    if url in known:
-        endpoint = known[url].endpoint
-        access = Access.of_endpoint(endpoint, known[url].admin_token)
-        return Place(url, endpoint.service, endpoint, access, access)
-    shown = Access.of_settings(context.settings)
-    service = named or _served_at(url, shown)
-    for record in alive:
-        if record.endpoint.service == service:
-            inside = Access.of_endpoint(record.endpoint, record.admin_token)
-            return Place(url, service, record.endpoint, shown, inside)
-    return Place(url, service, access=shown)
-
-
-def _checked_url(reference: str) -> tuple[str, str]:
-    """Return the base of a URL, and the model when the URL names one."""
-    try:
-        parts = urlsplit(reference)
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise UsageError(
-            f"`{reference}` is no URL of a server", hint="write it as http://127.0.0.1:8080"
-        )
     base, _, rest = reference.partition("/v2/models/")
-    return base.rstrip("/"), unquote(rest.split("/")[0])
+    door = find_door(base, context)
+    if door.endpoint is not None:
+        return Place(door.url, door.name, door.endpoint, door.access, door.access)
+    service = unquote(rest.split("/")[0]) or _served_at(door)
+    try:
+        inside = find_door(service, context)
+    except (NotFoundError, UsageError):  # It may be named as no service here can be.
+        return Place(door.url, service, access=door.access)
+    return Place(door.url, service, inside.endpoint, door.access, inside.access)
 
 
-def _served_at(url: str, access: Access) -> str:
-    from fairlead.backends.endpoint import EndpointClient
-
-    with closing(EndpointClient(url, "", timeout_s=10.0, access=access)) as client:
+def _served_at(door: Door) -> str:
+    with closing(door.client(timeout_s=10.0)) as client:
         try:
             text = client.metrics()
         except (NotFoundError, DataError, AccessError):
@@ -105,7 +79,8 @@ def _served_at(url: str, access: Access) -> str:
     found = re.search(r'^fairlead_\w+\{[^}]*model="([^"]+)"', text, re.MULTILINE)
     if found is None:
         raise EndpointError(
-            f"{url} does not say which model it serves", hint=f"name it: {url}/v2/models/NAME"
+            f"{door.url} does not say which model it serves",
+            hint=f"name it: {door.url}/v2/models/NAME",
         )
     return found[1]
 

@@ -145,11 +145,13 @@ class Place:
         Raises:
             UsageError: It is no URL of a server.
         """
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as exc:
-            raise UsageError(f"{url!r} has no valid port", hint="give http://HOST:PORT") from exc
+            raise UsageError(
+                f"{url!r} has no valid host or port", hint="give http://HOST:PORT"
+            ) from exc
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise UsageError(f"{url!r} is no URL of a server", hint="give http://HOST:PORT")
         is_tls = parts.scheme == "https"
