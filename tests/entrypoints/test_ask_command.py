@@ -42,6 +42,28 @@ def test_without_a_terminal_the_question_is_the_answer(here):
     assert "1. Not profiled yet" in done.stdout
 
 
+def test_a_question_that_can_be_measured_says_how(here):
+    assert "--measure with --model" in here("ask", SLOW, check=0).stdout
+    assert "--measure" not in here("ask", "I need to deploy my model", check=0).stdout
+
+
+def test_further_lines_are_indented_under_what_they_belong_to(here):
+    shown = here("ask", SLOW, check=0, env={"COLUMNS": "50"}).stdout.splitlines()
+
+    first = next(at for at, line in enumerate(shown) if line.startswith("  3. Profiled"))
+    assert shown[first + 1].startswith("     ")
+    assert all(len(line) <= 50 for line in shown)
+    assert shown == [line.rstrip() for line in shown]
+
+
+def test_a_redirect_says_each_thing_once(here):
+    shown = here("ask", "training diverges", check=0).stdout
+
+    assert "\n  Come back once the model is trained" in shown
+    assert shown.casefold().count("come back") == 1
+    assert "because" not in shown
+
+
 def test_answers_follow_one_another(here):
     words = ("ask", "my model is too slow", "-a", "inference", "--answer", "not profiled yet")
     document = here(*words, "--json", check=0).json
@@ -240,6 +262,7 @@ def test_a_person_may_leave_the_dialogue(sit_down, key):
 
     assert code == 130
     assert "Traceback" not in rest
+    assert "\nerror: interrupted" in rest.replace("\r", "")
 
 
 def test_json_never_prompts(sit_down):

@@ -146,3 +146,19 @@ def test_an_option_may_be_given_by_its_number():
     question = ask("my inference is slow")
 
     assert question.answer(2) == question.answer("2") == question.answer("model")
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("performance in production is bad", "accuracy"),
+        ("my model isn't performing well in production", "accuracy"),
+        ("my inference is slow", "model"),
+        ("I need to deploy my model", "cloud"),
+    ],
+)
+def test_what_was_answered_in_the_end_is_not_its_own_runner_up(text, option):
+    found = ask(text).answer(option)
+
+    assert found.runner_up is not None
+    assert found.runner_up.answer not in {*found.skill_ids, found.redirect_to}

@@ -10,6 +10,7 @@ from importlib import resources
 from fairlead.router.answers import RunnerUp
 from fairlead.router.decision import Decision
 from fairlead.router.ordering import SHORT
+from fairlead.router.verdict import Verdict
 
 __all__ = ["confidence_of", "runner_up", "signals_of"]
 
@@ -21,8 +22,9 @@ def signals_of(decision: Decision) -> dict[str, float]:
     every word was known and whether rules and scorer came to the same answer.
     """
     ranked = decision.scores.ranked
-    belief = _belief(decision)
-    rest = max((value for name, value in ranked if name not in _names(decision)), default=0.0)
+    chosen = _names(decision.verdict)
+    belief = sum(decision.scores.answers.get(name, 0.0) for name in chosen)
+    rest = max((value for name, value in ranked if name not in chosen), default=0.0)
     skills = decision.verdict.skills
     doubt = [abs(2 * decision.scores.skills[name] - 1) for name in decision.scores.skills]
     return {
@@ -38,17 +40,12 @@ def signals_of(decision: Decision) -> dict[str, float]:
     }
 
 
-def _names(decision: Decision) -> tuple[str, ...]:
-    verdict = decision.verdict
+def _names(verdict: Verdict) -> tuple[str, ...]:
     if verdict.question:
         return (f"?{verdict.question}",)
     if verdict.redirect_to:
         return (f"!{verdict.redirect_to}",)
     return tuple(name for name, skill in SHORT.items() if skill in verdict.skills)
-
-
-def _belief(decision: Decision) -> float:
-    return sum(decision.scores.answers.get(name, 0.0) for name in _names(decision))
 
 
 def _log_odds(share: float) -> float:
@@ -70,9 +67,9 @@ def confidence_of(decision: Decision) -> float:
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, odds))))
 
 
-def runner_up(decision: Decision) -> RunnerUp | None:
-    """Return the likeliest answer that was not given."""
-    chosen = _names(decision)
+def runner_up(decision: Decision, given: Verdict | None = None) -> RunnerUp | None:
+    """Return the likeliest answer that was not given, neither at once nor after a question."""
+    chosen = {*_names(decision.verdict), *_names(given or decision.verdict)}
     for name, value in decision.scores.ranked:
         if name not in chosen:
             shown = SHORT.get(name) or name.lstrip("?!")

@@ -18,10 +18,9 @@ from fairlead.router.answers import (
     Reading,
     Redirect,
     Route,
-    RunnerUp,
 )
 from fairlead.router.confidence import confidence_of, runner_up
-from fairlead.router.decision import decide
+from fairlead.router.decision import Decision, decide
 from fairlead.router.evidence import settle
 from fairlead.router.questions import Ask, Choice, question_of, understand
 from fairlead.router.scene import Scene, observe
@@ -96,7 +95,7 @@ def ask(
     scene = observe(text)
     decision = decide(scene, weights)
     verdict = decision.verdict
-    turn = _Turn(tuple(evidence), confidence_of(decision), runner_up(decision), weights=weights)
+    turn = _Turn(tuple(evidence), decision, confidence_of(decision), weights=weights)
     left = list(answers)
     while verdict.question:
         asked = question_of(verdict.question)
@@ -126,8 +125,8 @@ class _Turn:
     """What was said and measured while a dialogue went on."""
 
     evidence: tuple[Evidence, ...]
+    decision: Decision
     confidence: float
-    runner_up: RunnerUp | None
     given: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     used: list[Reading] = field(default_factory=list)
@@ -173,7 +172,7 @@ def _question(scene: Scene, verdict: Verdict, asked: Ask, turn: _Turn) -> Questi
         reason=asked.why,
         rule=verdict.rule,
         confidence=turn.confidence,
-        runner_up=turn.runner_up,
+        runner_up=runner_up(turn.decision, verdict),
         spans=scene.spans(verdict.because),
         facts=scene.facts,
         evidence_used=tuple(turn.used),
@@ -202,7 +201,7 @@ def _route(scene: Scene, verdict: Verdict, turn: _Turn) -> Route:
         reason="; then ".join(step.reason for step in planned),
         rule=verdict.rule,
         confidence=turn.confidence,
-        runner_up=turn.runner_up,
+        runner_up=runner_up(turn.decision, verdict),
         spans=scene.spans(verdict.because),
         facts=scene.facts,
         evidence_used=tuple(turn.used),
@@ -220,7 +219,7 @@ def _redirect(scene: Scene, verdict: Verdict, neighbour: NeighbourId, turn: _Tur
         come_back=come_back,
         rule=verdict.rule,
         confidence=turn.confidence,
-        runner_up=turn.runner_up,
+        runner_up=runner_up(turn.decision, verdict),
         spans=scene.spans(verdict.because),
         facts=scene.facts,
         evidence_used=tuple(turn.used),

@@ -144,7 +144,7 @@ def _answer_one(
     else:
         from fairlead.entrypoints.render.answers import print_answer
 
-        print_answer(result.answer)
+        print_answer(result.answer, offers_measuring=not given.measure)
         _tell_measured(result)
     _remember(result.answer, label)
 
@@ -230,9 +230,9 @@ def _next(question: Question, text: str, answers: list[str], given: Given) -> Co
     """Put a question to the person in front of the terminal until the answer fits."""
     from fairlead.entrypoints.render.answers import print_answer
 
-    print_answer(question, to_stderr=True)
+    print_answer(question, to_stderr=True, offers_measuring=not given.measure)
     while True:
-        reply = typer.prompt(f"answer (1-{len(question.options)}, or in your words)", err=True)
+        reply = _reply(f"answer (1-{len(question.options)}, or in your words)")
         try:
             result = _ask(text, [*answers, reply], given)
         except UsageError as exc:
@@ -240,6 +240,14 @@ def _next(question: Question, text: str, answers: list[str], given: Given) -> Co
             continue
         answers.append(reply)
         return result
+
+
+def _reply(prompt: str) -> str:
+    try:
+        return str(typer.prompt(prompt, err=True))
+    except typer.Abort:
+        typer.echo(err=True)  # What is said next does not belong to the line of the prompt.
+        raise
 
 
 def _is_terminal() -> bool:
