@@ -151,6 +151,19 @@ def test_what_is_tried_follows_from_the_profile(
     assert all(trial.why for trial in plan)
 
 
+@pytest.mark.parametrize(
+    ("max_drop", "tried"), [(0.01, [True, True, True]), (0.0, [True, False, False])]
+)
+def test_trees_get_a_harmless_version_beside_the_daring_ones(max_drop, tried) -> None:
+    plan = plan_trials(
+        ModelProfile("trees"), target="throughput", device="cpu", limits={"max_drop": max_drop}
+    )
+    assert [one.id for one in plan[2:]] == ["leaner trees", "fewer trees", "distilled"]
+    assert [one.is_tried for one in plan[2:]] == tried
+    assert plan[2].settings["max_drop"] == 0
+    assert [one.settings["method"] for one in plan[3:]] == ["tree-selection", "distillation"]
+
+
 def test_the_profile_of_a_network(digits_bundle) -> None:  # noqa: F811
     manifest = digits_bundle.manifest
     feeds = bind(zoo.digits_dataset(), manifest.signature, feature_columns=manifest.feature_columns)

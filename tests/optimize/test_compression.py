@@ -237,6 +237,35 @@ def test_a_forest_keeps_the_trees_that_stand_for_all(forest_bundle, tmp_path) ->
     assert scores.name == next(iter(forest_bundle.signature.outputs)).name
 
 
+def test_a_budget_of_nothing_keeps_all_trees_and_every_answer(forest_bundle, tmp_path) -> None:
+    rows = zoo.digits_dataset()
+    outcome = compress(
+        forest_bundle, rows, config(max_drop=0, method="tree-selection"), out=tmp_path / "c"
+    )
+    assert outcome.report.verdict == "done"
+    trees = next(m for m in outcome.report.measures if m.name == "trees")
+    assert trees.value == trees.baseline
+    assert outcome.noun.size_bytes < 0.8 * forest_bundle.size_bytes
+    table = np.stack(list(rows.columns.values()), 1).astype(np.float32)
+    before, after = (OnnxRunner(one.model_path) for one in (forest_bundle, outcome.noun))
+    name = before.signature.inputs[0].name
+    for old, new in zip(
+        before.run({name: table}).values(), after.run({name: table}).values(), strict=True
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_leaves_that_are_lean_already_leave_nothing_to_do(pack_bundle, tmp_path) -> None:
+    model, rows = _boosted("regressor")
+    data = Dataset({f"f{i}": rows[:, i] for i in range(6)}, None, None, "made")
+    bundle = pack_bundle(model, data)
+    outcome = compress(
+        bundle, data, config(max_drop=0, method="tree-selection"), out=tmp_path / "c"
+    )
+    assert outcome.report.verdict == "kept"
+    assert "lean already" in outcome.report.summary
+
+
 def _boosted(kind: str):
     """Return boosted trees in ONNX and their rows, with missing values among them."""
     rng = np.random.default_rng(0)

@@ -137,8 +137,11 @@ def plan_trials(
     goal = "speed" if target in ("latency", "throughput") else "size"
     shared = {**limits, "goal": goal}
     quantize = _quantize(profile, goal, device, shared)
+    tune = _tune(profile, target, device)
+    if profile.family == "trees":
+        return (tune, quantize, *_smaller_trees(shared))
     compress = _compress(profile, shared)
-    return (_tune(profile, target, device), quantize, compress, _both(quantize, compress))
+    return (tune, quantize, compress, _both(quantize, compress))
 
 
 def _tune(profile: ModelProfile, target: Target, device: Device) -> PlannedTrial:
@@ -186,7 +189,6 @@ def _quantize(
 
 def _compress(profile: ModelProfile, shared: Mapping[str, Any]) -> PlannedTrial:
     tried = {
-        "trees": "fewer trees, or a small network in their place, may answer alike",
         "convolutional": "a smaller network taught by this one may answer alike",
         "dense": "matrices of low rank, or a smaller network taught by this one, may answer alike",
         "other": "a small network taught by it may answer alike",
@@ -205,13 +207,49 @@ def _compress(profile: ModelProfile, shared: Mapping[str, Any]) -> PlannedTrial:
     return PlannedTrial("compressed", "compress", tried[family], settings=settings)
 
 
+def _smaller_trees(shared: Mapping[str, Any]) -> tuple[PlannedTrial, ...]:
+    """Return what may make an ensemble of trees faster, each a version of its own.
+
+    Which of them keeps the budget is decided on few rows and may turn out otherwise on others, so
+    the harmless one takes part in the last measurement beside the daring ones.
+    """
+    limits = {**shared, "max_evaluations": _COMPRESS_EVALUATIONS}
+    exact = {**limits, "method": "tree-selection", "max_drop": 0.0, "allow_unproven": True}
+    is_exact = shared.get("max_drop") == 0
+    never = "it changes some answers a little, and the budget is 0"
+    fewer = "trees that stand for all of them may answer alike; time falls with their number"
+    taught = "a small network taught by the trees may answer alike"
+    return (
+        PlannedTrial(
+            "leaner trees",
+            "compress",
+            "entries of leaves that add nothing can go, and no answer changes",
+            settings=exact,
+        ),
+        PlannedTrial(
+            "fewer trees",
+            "compress",
+            never if is_exact else fewer,
+            is_tried=not is_exact,
+            settings={**limits, "method": "tree-selection"},
+        ),
+        PlannedTrial(
+            "distilled",
+            "compress",
+            never if is_exact else taught,
+            is_tried=not is_exact,
+            settings={**limits, "method": "distillation"},
+        ),
+    )
+
+
 def _both(quantize: PlannedTrial, compress: PlannedTrial) -> PlannedTrial:
     name = "compressed, then quantized"
     if not compress.is_tried:
         return PlannedTrial(name, "quantize", "nothing is compressed", is_tried=False)
     settings = quantize.settings
     if not quantize.is_tried:
-        # Trees become a network that 8 bits may help; a graph that has no matrices may get some.
+        # A graph that has no matrices may get some.
         settings = {**compress.settings, "max_evaluations": _QUANTIZE_EVALUATIONS}
     why = "what is left after compression may be stored in fewer bits as well"
     return PlannedTrial(name, "quantize", why, settings=settings, starts_from=compress.id)

@@ -19,7 +19,7 @@ from fairlead.core.dataset import Array
 from fairlead.core.ports import Feeds
 from fairlead.core.signature import STRING, Signature
 
-__all__ = ["DenseStudent", "Loss", "fit_student", "munge", "student_model", "table_of"]
+__all__ = ["DenseStudent", "Loss", "feeds_of", "fit_student", "munge", "student_model", "table_of"]
 
 Loss = Literal["cross-entropy", "squared"]
 
@@ -69,6 +69,17 @@ def table_of(feeds: Feeds) -> NDArray[np.float32] | None:
         return None
     parts = [array.reshape(len(array), -1).astype(np.float32) for array in feeds.values()]
     return np.concatenate(parts, axis=1)
+
+
+def feeds_of(table: NDArray[np.float32], like: Feeds) -> dict[str, Array]:
+    """Cut a table into the tensors it was put together from, in their shapes and dtypes."""
+    found, start = {}, 0
+    for name, array in like.items():
+        width = int(np.prod(array.shape[1:], dtype=int))
+        part = table[:, start : start + width]
+        found[name] = part.reshape(len(table), *array.shape[1:]).astype(array.dtype)
+        start += width
+    return found
 
 
 def munge(

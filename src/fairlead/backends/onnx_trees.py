@@ -21,6 +21,7 @@ __all__ = [
     "choose_trees",
     "find_ensemble",
     "fitted_weights",
+    "has_idle_entries",
     "keep_trees",
     "tree_answers",
 ]
@@ -296,6 +297,11 @@ def keep_trees(
     del node.attribute[:]
     node.attribute.extend(helper.make_attribute(name, _plain(array)) for name, array in kept)
     return write_graph(copy)
+
+
+def has_idle_entries(ensemble: TreeEnsemble) -> bool:
+    """Whether leaves have entries of 0, which `keep_trees` leaves out."""
+    return not _says_something(ensemble.values, ensemble.kind).all()
 
 
 def _says_something(values: dict[str, NDArray[Any]], kind: str) -> NDArray[np.bool_]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fairlead.backends.dense_student import feeds_of, munge, table_of
 from fairlead.backends.runners import open_onnx
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.dataset import Array, Dataset, bind
@@ -131,6 +134,20 @@ class Bench:
         """Return rows as the input tensors of the model."""
         manifest = self.bundle.manifest
         return bind(rows, self.bundle.signature, feature_columns=manifest.feature_columns)
+
+    def rows_to_learn(self, max_rows: int, copies: int) -> dict[str, Array]:
+        """Return rows to learn from and, where all inputs are numbers, rows made from them.
+
+        Args:
+            max_rows: Most rows to begin with.
+            copies: Rows made per row.
+        """
+        feeds = {name: array[:max_rows] for name, array in self.tensors(self.fit).items()}
+        table = table_of(feeds)
+        if table is None or not copies:
+            return feeds
+        made = feeds_of(munge(table, copies, seed=self.config.seed), feeds)
+        return {name: np.concatenate([array, made[name]]) for name, array in feeds.items()}
 
     def answers(self, runner: Runner, feeds: Feeds) -> dict[str, Array]:
         """Run a model over rows, as many at once as serving does."""

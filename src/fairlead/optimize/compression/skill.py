@@ -152,8 +152,8 @@ def _ranked(bench: Bench, found: Sequence[Found]) -> list[Compressed]:
     order = sorted(range(len(ladders)), key=lambda place: -merit[place])
     best, *others = order
     tail = [ladders[place][0] for place in others]
-    gentler = list(ladders[best][1:2])
-    return [ladders[best][0], *gentler, *tail]
+    strongest, *gentler = ladders[best]
+    return [strongest, *gentler[:1], *tail, *gentler[1:][-1:]]
 
 
 def _merits(bench: Bench, versions: Sequence[Compressed]) -> list[float]:

@@ -18,7 +18,6 @@ from fairlead.backends.dense_student import (
     DenseStudent,
     Loss,
     fit_student,
-    munge,
     student_model,
     table_of,
 )
@@ -101,19 +100,7 @@ def _students(bench: Bench, n_in: int, n_out: int) -> Iterator[tuple[int, ...]]:
 
 
 def _lesson(bench: Bench) -> _Lesson | None:
-    feeds = bench.tensors(bench.fit)
-    feeds = {name: array[:_MAX_ROWS] for name, array in feeds.items()}
-    rows = table_of(feeds)
-    assert rows is not None  # noqa: S101 (the caller has looked)
-    more = munge(rows, bench.config.copies, seed=bench.config.seed)
-    whole = {spec.name for spec in bench.bundle.signature.inputs if spec.dtype != "float32"}
-    made = _as_feeds(feeds, more)
-    joined = {
-        name: np.concatenate(
-            [array, made[name].astype(array.dtype) if name in whole else made[name]]
-        )
-        for name, array in feeds.items()
-    }
+    joined = bench.rows_to_learn(_MAX_ROWS, bench.config.copies)
     targets = _targets(bench, bench.answers(bench.original, joined))
     learnt = table_of(joined)
     if targets is None or learnt is None:
@@ -123,7 +110,7 @@ def _lesson(bench: Bench) -> _Lesson | None:
     if not is_known.any():
         return None
     return _Lesson(
-        learnt[is_known], numbers[is_known], loss, *names, classes, _handles_missing(bench, feeds)
+        learnt[is_known], numbers[is_known], loss, *names, classes, _handles_missing(bench, joined)
     )
 
 
@@ -140,17 +127,6 @@ def _handles_missing(bench: Bench, feeds: Mapping[str, Array]) -> bool:
     except ModelError:
         return False
     return all(np.isfinite(a).all() for a in answers.values() if a.dtype.kind == "f")
-
-
-def _as_feeds(feeds: Mapping[str, Array], table: NDArray[np.float32]) -> dict[str, Array]:
-    """Cut a table into the tensors it was put together from."""
-    found, start = {}, 0
-    for name, array in feeds.items():
-        width = int(np.prod(array.shape[1:], dtype=int))
-        part = table[:, start : start + width]
-        found[name] = part.reshape(len(table), *array.shape[1:])
-        start += width
-    return found
 
 
 _Targets = tuple[NDArray[np.float32], Loss, tuple[str | None, str | None], "Array | None"]

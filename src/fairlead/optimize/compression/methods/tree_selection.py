@@ -2,8 +2,9 @@
 
 Trees are ordered by orthogonal matching pursuit on the ensemble's own answers, so no labels are
 needed (ordered aggregation; Martínez-Muñoz, Hernández-Lobato & Suárez, IEEE TPAMI 31, 2009).
-Bisection over their number finds the fewest that keep the budget. Works on every converted
-forest or boosted ensemble.
+Bisection over their number finds the fewest that keep the budget; a budget of 0 keeps all of
+them. In any case entries of leaves that add nothing are left out, which changes no answer. Works
+on every converted forest or boosted ensemble.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fairlead.backends.onnx_trees import (
     choose_trees,
     find_ensemble,
     fitted_weights,
+    has_idle_entries,
     keep_trees,
     tree_answers,
 )
@@ -47,6 +49,12 @@ def tree_selection(bench: Bench) -> Found:
         return Found(METHOD, reason="it is no ensemble of trees")
     if ensemble.n_trees <= _FEWEST:
         return Found(METHOD, reason=f"it has {ensemble.n_trees} trees only")
+    all_trees, ones = np.arange(ensemble.n_trees), np.ones(ensemble.n_trees)
+    whole = (_version(graph, ensemble, all_trees, ones),) if has_idle_entries(ensemble) else ()
+    if bench.config.max_drop == 0:
+        # That fewer trees changed no answer on some rows would be luck.
+        idle = "" if whole else "a budget of 0 keeps all trees, and their leaves are lean already"
+        return Found(METHOD, whole, reason=idle)
     answers = tree_answers(ensemble, _rows(bench, graph, ensemble))
     order = choose_trees(answers, is_average=ensemble.is_average)
     sizes = np.unique(np.geomspace(1, ensemble.n_trees, _OPTIONS).round().astype(int))
@@ -54,21 +62,22 @@ def tree_selection(bench: Bench) -> Found:
     def build(n_trees: int) -> Compressed:
         chosen = order[:n_trees]
         if n_trees == ensemble.n_trees:
-            # All trees, as they were: only entries of leaves that add nothing are gone.
-            return _version(graph, ensemble, np.sort(chosen), np.ones(n_trees))
+            return _version(graph, ensemble, all_trees, ones)
         factors = fitted_weights(answers, chosen, is_average=ensemble.is_average)
         return _version(graph, ensemble, chosen, factors)
 
     best = _fewest(bench, [int(size) for size in sizes], build)
     if best is None:
-        return Found(METHOD)
+        return Found(METHOD, whole)
     rungs = sorted({min(round(best * more), ensemble.n_trees) for more in _GENTLER})
-    return Found(METHOD, tuple(build(size) for size in rungs))
+    fewer = tuple(build(size) for size in rungs if size < ensemble.n_trees)
+    return Found(METHOD, fewer + whole)
 
 
 def _rows(bench: Bench, graph: Graph, ensemble: TreeEnsemble) -> NDArray[np.float32]:
     """Return what flows into the trees on the rows to learn from."""
-    feeds = {k: v[:_MAX_FIT_ROWS] for k, v in bench.tensors(bench.fit).items()}
+    copies = min(bench.config.copies, _MAX_FIT_ROWS // max(bench.fit.n_rows, 1) - 1)
+    feeds = bench.rows_to_learn(_MAX_FIT_ROWS, max(copies, 0))
     if ensemble.source in feeds:
         return feeds[ensemble.source].astype(np.float32)
     parts = [batch[ensemble.source] for batch in run_taps(graph, [ensemble.source], feeds)]
