@@ -19,6 +19,7 @@ from fairlead.serve.inference.problems import CLIENT_GONE, describe, status_of
 from fairlead.serve.inference.served import (
     DurableObserver,
     Observer,
+    PromptObserver,
     ServedRequest,
     ServedTogether,
 )
@@ -201,6 +202,8 @@ class Dataplane:
         self.traffic = traffic
         self._timeout_s = timeout_s
         self._observers = tuple(observers)
+        self._prompt = [item for item in observers if isinstance(item, PromptObserver)]
+        self._later = [item for item in observers if not isinstance(item, PromptObserver)]
         self._durable = [item for item in self._observers if isinstance(item, DurableObserver)]
         self._held: list[tuple[Call, Answer]] = []
         self._n_held = 0
@@ -300,11 +303,11 @@ class Dataplane:
         call.start(deadline)
         return call
 
-    def plain_arm(self, version: str | None = None) -> Arm | None:
+    def plain_arm(self, version: str | None = None, *, or_busy: bool = False) -> Arm | None:
         """Return the arm whose requests differ in nothing but their tensors, or None.
 
         None asks for `submit`: chance chooses the arm, another one looks on, answers are known
-        already or wait for the disk, or requests wait in the queue.
+        already or wait for the disk, or requests wait in the queue, unless it may be busy.
 
         Raises:
             NotFoundError: There is no such version.
@@ -312,7 +315,7 @@ class Dataplane:
         if not self._is_plain:
             return None
         arm = self.baseline if version is None else self.choose_arm(version)
-        return arm if arm.queue.is_free else None
+        return arm if or_busy or arm.queue.is_free else None
 
     def answer_now(self, arm: Arm, asked: Joined) -> ServedTogether | None:
         """Answer requests to a plain arm in one batch before anything else happens.
@@ -401,7 +404,12 @@ class Dataplane:
         self._tell_observers()
 
     def remember(self, served: ServedRequest) -> None:
-        """Tell the observers of a request, together with others of this tick."""
+        """Tell the observers of a request, most of them together with others of this tick."""
+        for observer in self._prompt:
+            try:
+                observer((served,))
+            except Exception:  # noqa: BLE001 (logged)
+                _log.exception("request %s is not remembered everywhere", served.id)
         if not self._served:
             asyncio.get_running_loop().call_soon(self._tell_observers)
         self._served.append(served)
@@ -409,7 +417,7 @@ class Dataplane:
     def _tell_observers(self) -> None:
         served, self._served = self._served, []
         if served:
-            for observer in self._observers:
+            for observer in self._later:
                 observer(served)
         if self._held:
             self._commit()

@@ -85,6 +85,11 @@ class Answer(NamedTuple):
         """What an answer says beside its outputs: the times of steps, or that nothing ran."""
         if self.is_cached:
             return {"fairlead-cache": "hit"}
-        if not self.parts_ms:
+        return self.told_of(self.parts_ms)
+
+    @staticmethod
+    def told_of(parts_ms: Mapping[str, float] | None) -> dict[str, str | float] | None:
+        """Return what an answer says of the times of steps."""
+        if not parts_ms:
             return None
-        return {f"step_ms.{step}": round(run_ms, 4) for step, run_ms in self.parts_ms.items()}
+        return {f"step_ms.{step}": round(run_ms, 4) for step, run_ms in parts_ms.items()}

@@ -41,6 +41,12 @@ END = literal_field(b"grpc-status", b"0")
 class Outlet(Protocol):
     """What takes the answers of a call."""
 
+    def hold(self) -> None:
+        """Send nothing until `flush`."""
+
+    def flush(self) -> None:
+        """Send at once what waits."""
+
     def send_whole(self, call: Call, message: bytes) -> None:
         """Send the one message of an answer, and end the call."""
 
@@ -61,6 +67,10 @@ class Line(Protocol):
     @property
     def sender(self) -> Outlet:
         """Takes answers."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other client is connected."""
 
     def acknowledge(self, call: Call, size: int) -> None:
         """Let the client send so much more on a call."""
@@ -129,6 +139,21 @@ class Call:
         """When the client stops waiting, in seconds of `time.perf_counter`, or None."""
         timeout_s = self.head.timeout_s
         return None if timeout_s is None else self.arrived + timeout_s
+
+    @property
+    def outlet(self) -> Outlet:
+        """What takes its answers, together with those of other calls of the client."""
+        return self._connection.sender
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other client is connected."""
+        return self._connection.is_alone
+
+    def is_late(self, now: float) -> bool:
+        """Whether the client has stopped waiting at a time of `time.perf_counter`."""
+        timeout_s = self.head.timeout_s
+        return timeout_s is not None and self.arrived + timeout_s <= now
 
     @property
     def n_buffered(self) -> int:

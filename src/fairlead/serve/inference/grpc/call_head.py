@@ -12,6 +12,7 @@ __all__ = ["CallHead"]
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORBIDDEN = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+_TELLING = {"traceparent", "x-request-id", "fairlead-probe"}
 _PSEUDO = {":method", ":path", ":scheme", ":authority"}
 
 
@@ -25,6 +26,7 @@ class CallHead(NamedTuple):
         metadata: Other fields, the last of equal names.
         http_status: 200, or why this is no call: 405 or 415.
         is_valid: Whether the fields obey the rules of HTTP/2.
+        is_usual: Whether the fields say nothing about how to serve the call but when it ends.
     """
 
     path: str
@@ -33,6 +35,7 @@ class CallHead(NamedTuple):
     metadata: dict[str, str]
     http_status: int
     is_valid: bool
+    is_usual: bool
 
     @classmethod
     def of(cls, fields: Fields) -> CallHead:
@@ -56,7 +59,8 @@ class CallHead(NamedTuple):
         if status == 200 and not metadata.get("content-type", "").startswith("application/grpc"):
             status = 415
         encoding = metadata.get("grpc-encoding", "identity")
-        return cls(path, timeout_s, encoding, metadata, status, bool(is_valid))
+        is_usual = not _TELLING & metadata.keys()
+        return cls(path, timeout_s, encoding, metadata, status, bool(is_valid), is_usual)
 
     @property
     def is_trailer(self) -> bool:

@@ -59,29 +59,39 @@ _FRAME_BYTES = 1 << 18
 _STREAM_WINDOW = 1 << 20
 _CONNECTION_WINDOW = 1 << 24
 _FIRST_WINDOW = 65535
+_LINGER_S = 2.0
+"""How long a client that was told to go may still send what is thrown away."""
 
 
 class Connection(asyncio.Protocol):
     """Reads frames, hands calls on, and writes their answers."""
 
-    def __init__(self, begin: Begin, limits: GrpcLimits, open_ones: set[Connection]) -> None:
+    def __init__(
+        self,
+        begin: Begin,
+        limits: GrpcLimits,
+        open_ones: set[Connection],
+        on_lone: Callable[[], None] = lambda: None,
+    ) -> None:
         """Prepare for a client.
 
         Args:
             begin: Hears of its calls.
             limits: What it may ask.
             open_ones: Where this connection stands while it is open.
+            on_lone: Called when all was read that came from the only client there is.
         """
         self.limits = limits
         self.peer = ""
         self.certificate_subject: str | None = None
         self.sender = Sender(self._drop)
         self._begin = begin
+        self._on_lone = on_lone
         self._open_ones = open_ones
         self._calls: dict[int, Call] = {}
         self._decoder = HeaderDecoder(CallHead.of, max_list_bytes=limits.max_header_bytes)
         self._rest = b""
-        self._is_greeted = self._is_settled = self._is_leaving = False
+        self._is_greeted = self._is_settled = self._is_leaving = self._is_deaf = False
         self._last = 0
         self._block: tuple[int, int, bytes] | None = None
         self._unacknowledged = 0
@@ -141,7 +151,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Read nothing more from a client that does not read."""
         self._paused_at = time.perf_counter()
-        if self._transport is not None:
+        if self._transport is not None and not self._is_deaf:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -152,13 +162,20 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take frames out of what has arrived."""
+        if self._is_deaf:
+            return
         self._touched = time.perf_counter()
+        sender = self.sender
+        sender.hold()
         try:
             self._rest = self._read(self._rest + data if self._rest else data)
         except ConnectionFaultError as fault:
             self._quit(fault.fault, fault.text)
         except HeaderError as exc:
             self._quit(Fault.COMPRESSION_ERROR, str(exc))
+        if self.is_alone:
+            self._on_lone()
+        sender.flush()
 
     # What calls ask for.
 
@@ -175,6 +192,11 @@ class Connection(asyncio.Protocol):
             self._is_leaving = True
             self.sender.write(frame(GOAWAY, 0, 0, _goaway(self._last, Fault.NO_ERROR)))
         self._close_if_done()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other client is connected."""
+        return len(self._open_ones) == 1
 
     @property
     def n_calls(self) -> int:
@@ -465,8 +487,19 @@ class Connection(asyncio.Protocol):
         self._is_leaving = True
         self.sender.write(frame(GOAWAY, 0, 0, _goaway(self._last, fault, text)))
         self.sender.flush()
-        if self._transport is not None:
-            self._transport.close()
+        transport = self._transport
+        if transport is None:
+            return
+        if self._is_deaf or not transport.can_write_eof():
+            transport.close()
+            return
+        # Closing with unread bytes would take the goodbye away from the client.
+        self._is_deaf = True
+        self.sender.transport = None
+        transport.write_eof()
+        if self._paused_at is not None:
+            transport.resume_reading()
+        self._loop.call_later(_LINGER_S, self.abort)
 
     def _close_if_done(self) -> None:
         if self._is_leaving and not self._calls and self._transport is not None:

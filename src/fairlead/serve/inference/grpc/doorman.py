@@ -25,6 +25,12 @@ class Doorman:
         """Look at a service's guard."""
         self._service = service
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody need be asked about calls for inference at this moment."""
+        guard = self._service.guard
+        return guard is None or guard.is_open
+
     def check_shown(self, call: Call) -> None:
         """Refuse, before anything of its message is read, a call that shows no credentials at all.
 

@@ -25,8 +25,17 @@ from fairlead.core.errors import DataError, SignatureError
 from fairlead.core.ports import Array
 from fairlead.core.signature import STRING, Signature
 from fairlead.serve.inference.grpc.schema import Message, schema
+from fairlead.serve.inference.inference_request import Answer
+from fairlead.serve.inference.served import ServedTogether
 
-__all__ = ["AnswerMessages", "InferCall", "parameters_of", "read_request"]
+__all__ = [
+    "AnswerMessages",
+    "InferCall",
+    "bytes_field",
+    "parameters_of",
+    "plain_dtype",
+    "read_request",
+]
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -73,6 +82,11 @@ class InferCall(NamedTuple):
     outputs: tuple[str, ...] | None
     parameters: Mapping[str, Any]
     is_raw: bool
+
+
+def plain_dtype(datatype: str) -> np.dtype[Any] | None:
+    """Return the dtype of raw contents of which every bit pattern is a number; else None."""
+    return _PLAIN.get(datatype)
 
 
 def read_request(request: Message) -> InferCall:
@@ -251,15 +265,48 @@ class AnswerMessages:
         ):
             whole = bytes(self.message(request, answer_id, outputs).SerializeToString())
             return whole + self._told(told)
-        pieces = [self._begin, _field(0x1A, answer_id.encode()), self._end, self._told(told)]
+        pieces = [self._begin, bytes_field(0x1A, answer_id.encode()), self._end, self._told(told)]
         raws = []
         for name in names:
             array = outputs[name]
             is_plain = array.dtype.kind not in "OUS" and array.dtype.isnative and _IS_LITTLE
             raw = array.tobytes() if is_plain else bytes_from_tensor(array)[1]
-            raws.append(_field(0x32, raw))
+            raws.append(bytes_field(0x32, raw))
             pieces.append(self._frame(name, array))
         return b"".join((*pieces, *raws))
+
+    def write_all(self, served: ServedTogether, outputs: tuple[str, ...] | None) -> list[bytes]:
+        """Write the answers to requests that ran together and want the same outputs, raw."""
+        names = outputs or self._names
+        array = served.outputs[names[0]]
+        is_plain = array.dtype.kind not in "OUS" and array.dtype.isnative and _IS_LITTLE
+        if len(names) > 1 or not is_plain or array.ndim == 0 or len(array) != served.batch_rows:
+            return self._write_each(served, outputs)
+        told = self._told(Answer.told_of(served.parts_ms))
+        raw = array.tobytes()
+        row_bytes = len(raw) // len(array)
+        behind: dict[int, bytes] = {}
+        found = []
+        start = 0
+        for request_id, n_rows in zip(served.ids, served.n_rows, strict=True):
+            end = start + n_rows * row_bytes
+            frame = behind.get(n_rows)
+            if frame is None:
+                rest = self._frame(names[0], array[:n_rows])
+                head = _field_head(0x32, end - start)
+                frame = behind[n_rows] = self._end + told + rest + head
+            who = request_id.encode()
+            found.append(b"%b%b%b%b" % (self._begin, bytes_field(0x1A, who), frame, raw[start:end]))
+            start = end
+        return found
+
+    def _write_each(self, served: ServedTogether, outputs: tuple[str, ...] | None) -> list[bytes]:
+        asked = InferCall("", {}, outputs, {}, is_raw=True)
+        found = []
+        for each in served:
+            told = Answer.told_of(each.parts_ms)
+            found.append(self.write(asked, each.id, each.outputs or {}, told))
+        return found
 
     def message(self, request: InferCall, answer_id: str, outputs: Mapping[str, Array]) -> Message:
         """Return a `ModelInferResponse` with typed contents."""
@@ -306,14 +353,17 @@ class AnswerMessages:
         return known
 
 
-def _field(tag: int, data: bytes) -> bytes:
+def bytes_field(tag: int, data: bytes) -> bytes:
     """Return a field of bytes as protobuf writes it."""
-    size = len(data)
+    return _field_head(tag, len(data)) + data
+
+
+def _field_head(tag: int, size: int) -> bytes:
     if size < 0x80:
-        return bytes((tag, size)) + data
+        return bytes((tag, size))
     head = bytearray((tag,))
     while size >= 0x80:
         head.append(size & 0x7F | 0x80)
         size >>= 7
     head.append(size)
-    return bytes(head) + data
+    return bytes(head)

@@ -22,6 +22,7 @@ from fairlead.serve.inference.arms import Arm, free_signature
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
 from fairlead.serve.inference.grpc.call import Call, OnMessage
 from fairlead.serve.inference.grpc.doorman import Doorman
+from fairlead.serve.inference.grpc.known_messages import KnownMessages
 from fairlead.serve.inference.grpc.messages import (
     AnswerMessages,
     InferCall,
@@ -30,6 +31,7 @@ from fairlead.serve.inference.grpc.messages import (
 )
 from fairlead.serve.inference.grpc.schema import INFERENCE, Message, schema
 from fairlead.serve.inference.grpc.status import code_of, explain
+from fairlead.serve.inference.grpc.turns import Turns
 from fairlead.serve.inference.http.asking import Asking, deadline_of, priority_of
 from fairlead.serve.inference.model_configuration import configuration_of
 from fairlead.serve.inference.openinference import platform_of
@@ -82,6 +84,11 @@ class InferenceMethods:
             if name.startswith("inference.")
         }
         self._request = self._messages["ModelInferRequest"]
+        self._known = KnownMessages(self._request)
+        self.turns = Turns(
+            self._repository, self._known, self._answers_of, self._infer_alone, self._fail
+        )
+        """Serves calls that come together."""
 
     def table(self) -> dict[str, OnMessage]:
         """Return path → who takes the message of a unary call."""
@@ -103,7 +110,14 @@ class InferenceMethods:
     # Inference.
 
     def infer(self, call: Call, raw: bytes) -> None:
-        """Answer one request; never raises."""
+        """Answer one request, together with others that come in the same turn; never raises."""
+        if call.head.is_usual and self._doorman.is_open:
+            self.turns.add(call, raw)
+        else:
+            self._infer_alone(call, raw)
+
+    def _infer_alone(self, call: Call, raw: bytes) -> None:
+        """Answer one request through the queue; never raises."""
         try:
             request = self._read(self._request, raw)
             admission = self._doorman.admit(call, request.model_name or None)
@@ -111,7 +125,7 @@ class InferenceMethods:
                 self._spawn(self._infer_later(call, request, admission))
                 return
             try:
-                self._submit(call, request)
+                self._submit(call, request, raw)
             except UnavailableError:
                 self._spawn(self._infer_later(call, request, None))
         except Exception as exc:  # noqa: BLE001 (becomes the answer)
@@ -129,7 +143,7 @@ class InferenceMethods:
         except Exception as exc:  # noqa: BLE001 (becomes the answer)
             self._reject(call, exc)
 
-    def _submit(self, call: Call, request: Message) -> None:
+    def _submit(self, call: Call, request: Message, raw: bytes = b"") -> None:
         plane = self._repository.dataplane(*_model_of(request))
         plane.check_room()
         asked = read_request(request)
@@ -143,6 +157,10 @@ class InferenceMethods:
                 call.respond(answers.write(asked, ending.id, ending.outputs, ending.told))
 
         call.on_gone = plane.submit(prepared, done).cancel
+        if raw:
+            arm = plane.plain_arm(request.model_version or None, or_busy=True)
+            if arm is not None:
+                self._known.learn(raw, request, asked, arm)
 
     def _prepare(
         self, call: Call, plane: Dataplane, request: Message, asked: InferCall

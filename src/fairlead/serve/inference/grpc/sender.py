@@ -22,6 +22,9 @@ __all__ = ["Sender"]
 
 _FIRST_WINDOW = 65535
 _PREFIX_BYTES = 5
+# The heads of the first and of the last frame of an answer, up to the number of the call.
+_BEGIN_HEAD = frame_head(len(BEGIN), HEADERS, END_HEADERS, 0)[:5]
+_END_HEAD = frame_head(len(END), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
 
 
 class Sender:
@@ -57,16 +60,19 @@ class Sender:
             self.send_end(call, END)
             return
         self.window -= size
-        number = call.id
+        number = call.id.to_bytes(4, "big")
         self.write(
-            b"%b%b%b\0%b%b%b%b"
+            b"%b%b%b%b\0\0%b\0%b%b%b%b%b"
             % (
-                frame_head(len(BEGIN), HEADERS, END_HEADERS, number),
+                _BEGIN_HEAD,
+                number,
                 BEGIN,
-                frame_head(size, DATA, 0, number),
+                size.to_bytes(3, "big"),
+                number,
                 len(message).to_bytes(4, "big"),
                 message,
-                frame_head(len(END), HEADERS, END_HEADERS | END_STREAM, number),
+                _END_HEAD,
+                number,
                 END,
             )
         )
@@ -123,6 +129,10 @@ class Sender:
         if not self._is_flushing:
             self._is_flushing = True
             self._loop.call_soon(self.flush)
+
+    def hold(self) -> None:
+        """Send nothing until `flush`, which whoever calls this calls in the same tick."""
+        self._is_flushing = True
 
     def flush(self) -> None:
         """Send at once what waits for the end of this tick."""

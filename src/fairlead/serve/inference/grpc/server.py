@@ -67,6 +67,7 @@ class GrpcServer:
         self._doorman = Doorman(service)
         methods = InferenceMethods(service, self._doorman, self._spawn)
         health = HealthMethods(service)
+        self._turns = methods.turns
         self._unary: dict[str, OnMessage] = {**methods.table(), f"/{HEALTH}/Check": health.check}
         self._streaming: dict[str, Converse] = {
             f"/{INFERENCE}/ModelStreamInfer": methods.stream,
@@ -91,7 +92,7 @@ class GrpcServer:
         )
 
     def _connection(self) -> Connection:
-        return Connection(self._begin, self._limits, self.connections)
+        return Connection(self._begin, self._limits, self.connections, self._turns.serve)
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.
