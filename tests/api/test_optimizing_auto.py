@@ -1,9 +1,11 @@
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 
+from fairlead.api.auto_measuring import measure_full_batch
 from fairlead.api.auto_plan import ModelProfile, plan_trials, profile_model
 from fairlead.api.context import Context
 from fairlead.api.optimizing_auto import optimize_auto
@@ -162,6 +164,25 @@ def test_trees_get_a_harmless_version_beside_the_daring_ones(max_drop, tried) ->
     assert [one.is_tried for one in plan[2:]] == tried
     assert plan[2].settings["max_drop"] == 0
     assert [one.settings["method"] for one in plan[3:]] == ["tree-selection", "distillation"]
+
+
+def test_a_full_batch_is_no_larger_than_a_quarter_of_a_second(digits_bundle, monkeypatch) -> None:  # noqa: F811
+    class Slow:
+        signature = digits_bundle.signature
+
+        def run(self, feeds):
+            until = time.process_time() + 0.045
+            while time.process_time() < until:
+                pass
+            return {}
+
+        def close(self):
+            pass
+
+    quick = measure_full_batch(digits_bundle, zoo.digits_dataset(), trust=False)
+    monkeypatch.setattr("fairlead.api.auto_measuring.open_runner", lambda *_, **__: Slow())
+    slow = measure_full_batch(digits_bundle, zoo.digits_dataset(), trust=False)
+    assert (quick.rows, slow.rows) == (32, 4)
 
 
 def test_the_profile_of_a_network(digits_bundle) -> None:  # noqa: F811

@@ -56,6 +56,14 @@ def test_a_slow_candidate_is_measured_at_least_five_times() -> None:
     assert len(timings["a"].cpu_ms) == 5
 
 
+def test_slow_calls_are_warmed_up_once() -> None:
+    machine = FakeTime()
+    measure_interleaved(
+        {"a": machine.callable("a", 10.0)}, warm_up=3, time_limit_s=1, clocks=machine.clocks()
+    )
+    assert len(machine.calls) == 1 + 5
+
+
 def test_rows_per_call_may_differ_by_candidate() -> None:
     machine = FakeTime()
     candidates = {"1": machine.callable("1", 0.002), "2": machine.callable("2", 0.003)}

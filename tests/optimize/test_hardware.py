@@ -165,6 +165,21 @@ def test_noise_does_not_stop_the_batch() -> None:
     assert all(step.is_taken for step in steps)
 
 
+def test_a_long_run_must_show_what_twice_the_batch_gains() -> None:
+    clock, rng = [0.0], np.random.default_rng(3)
+
+    class Disturbed(FakeRunner):
+        def run(self, feeds):
+            clock[0] += rng.exponential(0.05)
+            return super().run(feeds)
+
+    steps = grow_batch(
+        Disturbed(clock, 0.0, 0.3), rows, largest=16, latency_budget_ms=None,
+        time_limit_s=1000, clocks=clocks(clock),
+    )  # fmt: skip
+    assert len(steps) <= 3
+
+
 def test_the_batch_stops_growing_at_the_latency_budget() -> None:
     assert grown(0.010, 0.001, budget=15) == [1, 2, 4]
 

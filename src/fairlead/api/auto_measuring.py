@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fairlead.api.auto_plan import Target
 from fairlead.backends.model_probe import probe_models
@@ -12,21 +14,25 @@ from fairlead.backends.runners import open_runner
 from fairlead.core.bundle import Bundle, RuntimeSettings
 from fairlead.core.candidate import CandidateMeasures
 from fairlead.core.dataset import Dataset, bind
-from fairlead.core.ports import Feeds, Runner
+from fairlead.core.ports import Array, Feeds, Runner, first_dimension
+from fairlead.core.values import Value
 from fairlead.measure.candidates import measure_candidates, pareto_front
 from fairlead.measure.comparison import Comparison, compare, decide, rows_for
 from fairlead.measure.judging import Judge
-from fairlead.measure.latency import clocks_for
+from fairlead.measure.latency import clocks_for, measure_interleaved
+from fairlead.measure.quality import run_batches
 
 __all__ = [
     "Contest",
     "Entrant",
+    "FullBatch",
     "Lineup",
     "Terms",
     "cost_of",
     "hold_contest",
     "keeps_budget",
     "lined_up",
+    "measure_full_batch",
     "per_row_ms",
     "words_of",
 ]
@@ -35,6 +41,8 @@ _NOTABLE = 0.97
 """Less than 3 % is no gain worth another model."""
 _TIE = 1.03
 _SPEED_ONLY_S = 0.5
+_LARGEST_BATCH = 32
+_LONGEST_BATCH_MS = 250.0
 _Z95, _Z80 = 1.645, 0.842
 
 
@@ -84,6 +92,30 @@ class Contest:
         """Return the drop of quality; 0 for the original."""
         found = self.comparisons.get(name)
         return 0.0 if found is None else found.quality.value
+
+
+class FullBatch(Value):
+    """Rows of a full batch, as a journal keeps it."""
+
+    rows: int
+
+
+def measure_full_batch(bundle: Bundle, rows: Dataset, *, trust: bool) -> FullBatch:
+    """Return the largest batch, a power of two up to 32, that runs within a quarter of a second.
+
+    One that takes longer costs as much per row, and every look at it is dear.
+    """
+    feeds = bind(rows, bundle.signature, feature_columns=bundle.manifest.feature_columns)
+    runner = open_runner(bundle, trust=trust)
+    try:
+        one = rows_for(runner, feeds, 1)
+        timing = measure_interleaved(
+            {"": lambda: runner.run(one)}, blocks=5, rows_per_call=first_dimension(one)
+        )[""]
+    finally:
+        runner.close()
+    fitting = _LONGEST_BATCH_MS * timing.rows_per_call / max(timing.cpu_min_ms, 1e-6)
+    return FullBatch(rows=min(_LARGEST_BATCH, 2 ** int(math.log2(max(fitting, 1.0)))))
 
 
 @dataclass(frozen=True)
@@ -153,7 +185,14 @@ class Lineup:
             seed=terms.seed,
             judge=terms.judge,
             clocks=self._clocks,
+            known=self._answers,
         )
+
+    @cached_property
+    def _answers(self) -> Mapping[str, Array]:
+        """What the original says to all rows."""
+        runtime = self._first.bundle.runtime
+        return run_batches(self._runners[self._first.name], self._feeds, runtime.max_batch_size)
 
     def measured(
         self, peak_memory: Mapping[str, int | None] | None = None

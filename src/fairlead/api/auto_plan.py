@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from fairlead.core.bundle import Bundle
-from fairlead.core.errors import ModelError
+from fairlead.core.bundle import Bundle, derive_bundle
+from fairlead.core.errors import ConfigError, FairleadError, ModelError
 from fairlead.core.ports import Feeds
 from fairlead.measure.roofline import BOUNDS, Roofline
 
@@ -17,6 +19,7 @@ __all__ = [
     "PlannedTrial",
     "Target",
     "describe_bounds",
+    "on_cuda",
     "plan_trials",
     "profile_model",
 ]
@@ -27,6 +30,7 @@ Family = Literal["transformer", "convolutional", "recurrent", "dense", "trees", 
 
 _TREES = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 _NORMS = frozenset({"LayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNorm"})
+_CUDA = "CUDAExecutionProvider"
 _WORTH_IT = 1.05
 """What cannot gain 5 % however well it goes is not tried."""
 _MIN_MATRIX = 256
@@ -261,3 +265,33 @@ def describe_bounds(profile: ModelProfile) -> str:
         return ""
     shares = profile.roofline.shares
     return ", ".join(f"{shares[name]:.0%} {name}" for name in BOUNDS if shares[name] >= 0.005)
+
+
+def on_cuda(start: Bundle, out: Path) -> Bundle:
+    """Return the model with settings for a GPU, beside the result of the search.
+
+    Args:
+        start: The model.
+        out: Where the result will lie.
+
+    Raises:
+        ConfigError: ONNX Runtime has no provider for it here.
+    """
+    from fairlead.backends.onnxruntime import available_providers
+
+    present = available_providers()
+    if _CUDA not in present or start.manifest.kind != "onnx":
+        raise ConfigError(
+            f"device `cuda` needs {_CUDA} and an ONNX model; found {', '.join(present)} and a "
+            f"model of kind `{start.manifest.kind}`",
+            hint="install onnxruntime-gpu in place of onnxruntime, or use --device cpu",
+        )
+    place = out.with_name(out.name + ".search") / "on-cuda"
+    try:
+        return Bundle.open(place)
+    except FairleadError:
+        shutil.rmtree(place, ignore_errors=True)
+    runtime = start.runtime.model_copy(update={"execution_provider": _CUDA})
+    return derive_bundle(
+        start, place, made_by="optimize-auto", change="runs on CUDA", runtime=runtime
+    )

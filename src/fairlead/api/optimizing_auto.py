@@ -10,17 +10,26 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from fairlead.api.auto_journal import Journal, TrialResult
-from fairlead.api.auto_measuring import Contest, Entrant, Terms, hold_contest
+from fairlead.api.auto_measuring import (
+    Contest,
+    Entrant,
+    FullBatch,
+    Terms,
+    hold_contest,
+    measure_full_batch,
+)
 from fairlead.api.auto_plan import (
     Device,
     PlannedTrial,
     Target,
+    on_cuda,
     plan_trials,
     profile_model,
 )
@@ -34,7 +43,6 @@ from fairlead.core.errors import (
     ConfigError,
     ConflictError,
     DataError,
-    FairleadError,
     MissingExtraError,
     ModelError,
 )
@@ -52,13 +60,11 @@ __all__ = ["AutoConfig", "optimize_auto"]
 _MADE_BY = "optimize-auto"
 _LAST_SHARE = 0.4
 _FEWEST_TO_DIVIDE = 40
-_LARGEST_BATCH = 32
 _MOST_PASSES = 4.0
 _TRIAL_PASSES = 0.6
 """What a trial usually takes: two versions judged by the search, one confirmed."""
 _SEARCH_PART, _CONFIRM_PART = 0.25, 0.5
 """Shares of a trial's rows that a version is judged on, at most."""
-_CUDA = "CUDAExecutionProvider"
 
 
 class AutoConfig(Config):
@@ -158,7 +164,7 @@ class _Search:
         from fairlead.measure.acceptance import held_back_rows
 
         if config.device == "cuda":
-            start = _on_cuda(start, out)
+            start = on_cuda(start, out)
         function = load_attribute(config.metric) if ":" in config.metric else None
         if function is None and config.metric not in ("auto", "cosine", "neighbours"):
             raise ConfigError(
@@ -227,12 +233,26 @@ class _Search:
         """Return the batch that is profiled."""
         from fairlead.backends.runners import open_runner
 
-        n_rows = _LARGEST_BATCH if self.config.target == "throughput" else 1
         runner = open_runner(self.start, trust=self.trust)
         try:
-            return rows_for(runner, self._feeds(self.rows.work), n_rows)
+            return rows_for(runner, self._feeds(self.rows.work), self._timed_rows)
         finally:
             runner.close()
+
+    @property
+    def _timed_rows(self) -> int:
+        """Rows per call whose time counts."""
+        return self._full_batch if self.config.target == "throughput" else 1
+
+    @cached_property
+    def _full_batch(self) -> int:
+        """Rows of a full batch; measured once, as what is tried later depends on it."""
+        return self.journal.once(
+            "full batch",
+            {},
+            FullBatch,
+            lambda: measure_full_batch(self.start, self.rows.work, trust=self.trust),
+        ).rows
 
     def _limits(self) -> dict[str, Any]:
         config = self.config
@@ -242,7 +262,7 @@ class _Search:
             "allow_unproven": config.allow_unproven,
             "max_rows": config.max_rows,
             "time_limit_s": config.time_limit_s,
-            "batch_rows": _LARGEST_BATCH if config.target == "throughput" else 1,
+            "batch_rows": self._timed_rows,
             "seed": config.seed,
         }
 
@@ -320,10 +340,10 @@ class _Search:
             if bundle is not None:
                 entrants.append(Entrant(name, bundle, _runtime(bundle, tuned)))
         # A faster version may gain from larger batches than the original does.
-        batch = _LARGEST_BATCH
+        batch = self._full_batch
         if tuned is not None and self.config.target != "throughput":
             batch = tuned.runtime.max_batch_size
-        batch_rows = min(max(batch, 1), _LARGEST_BATCH)
+        batch_rows = min(max(batch, 1), self._full_batch)
         return hold_contest(tuple(entrants), self._terms(batch_rows, 2 * self.config.time_limit_s))
 
     def _terms(self, batch_rows: int, time_limit_s: float) -> Terms:
@@ -465,27 +485,3 @@ def _runtime(bundle: Bundle, tuned: Bundle | None) -> RuntimeSettings:
             "max_batch_size": known.max_batch_size,
         }
     )
-
-
-def _on_cuda(start: Bundle, out: Path) -> Bundle:
-    """Return the model with settings for a GPU.
-
-    Raises:
-        ConfigError: ONNX Runtime has no provider for it here.
-    """
-    from fairlead.backends.onnxruntime import available_providers
-
-    present = available_providers()
-    if _CUDA not in present or start.manifest.kind != "onnx":
-        raise ConfigError(
-            f"device `cuda` needs {_CUDA} and an ONNX model; found {', '.join(present)} and a "
-            f"model of kind `{start.manifest.kind}`",
-            hint="install onnxruntime-gpu in place of onnxruntime, or use --device cpu",
-        )
-    place = out.with_name(out.name + ".search") / "on-cuda"
-    try:
-        return Bundle.open(place)
-    except FairleadError:
-        shutil.rmtree(place, ignore_errors=True)
-    runtime = start.runtime.model_copy(update={"execution_provider": _CUDA})
-    return derive_bundle(start, place, made_by=_MADE_BY, change="runs on CUDA", runtime=runtime)

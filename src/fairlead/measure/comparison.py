@@ -123,6 +123,7 @@ def compare(
     seed: int = 0,
     judge: Judge | None = None,
     clocks: Clocks | None = None,
+    known: Mapping[str, Array] | None = None,
 ) -> Comparison:
     """Measure a changed model against its original on the same rows.
 
@@ -141,12 +142,13 @@ def compare(
         seed: Seed of bootstrap intervals.
         judge: How quality is judged; by labels, or else by agreement, when None.
         clocks: Where time is read from; see `clocks_for`.
+        known: What the original answers to the rows, where that was computed before.
 
     Raises:
         DataError: No metric can be computed on the rows.
         ModelError: A model failed on the rows.
     """
-    old = run_batches(before, feeds, served_rows)
+    old = run_batches(before, feeds, served_rows) if known is None else known
     new = run_batches(after, feeds, served_rows)
     judged = judge or Judge(manifest, budget, seed=seed)
     return Comparison(

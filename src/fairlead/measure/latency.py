@@ -26,6 +26,8 @@ __all__ = [
 
 _MOST_CALLS_PER_BLOCK = 5000
 _FEWEST_BLOCKS = 5
+_WARM_UP_SHARE = 0.1
+"""Share of the time limit that warming up may take; one call of each is made in any case."""
 _ACCELERATORS = (
     "CUDA", "Tensorrt", "NvTensorRTRTX", "ROCM", "MIGraphX", "Dml", "CoreML", "QNN", "WebGpu",
 )  # fmt: skip
@@ -166,7 +168,7 @@ def measure_interleaved(
         candidates: Name → what is called; at least one.
         blocks: Blocks per candidate.
         block_ms: Length of a block, in ms.
-        warm_up: Calls per candidate that are not counted, at least 1.
+        warm_up: Calls per candidate that are not counted, at least 1; fewer where calls are slow.
         rows_per_call: Rows that one call handles, for all candidates or for each by name.
         time_limit_s: Stop early after this long, but never before 5 blocks.
         clocks: Where time is read from; the process's own clocks when None.
@@ -176,8 +178,9 @@ def measure_interleaved(
     """
     read = clocks or Clocks()
     deadline = read.wall() + time_limit_s
+    warming_s = _WARM_UP_SHARE * time_limit_s / max(len(candidates), 1)
     calls = {
-        name: _calls_per_block(call, block_ms, max(warm_up, 1), read)
+        name: _calls_per_block(call, block_ms, warm_up, warming_s, read)
         for name, call in candidates.items()
     }
     cpu: dict[str, list[float]] = {name: [] for name in candidates}
@@ -198,11 +201,13 @@ def measure_interleaved(
 
 
 def _calls_per_block(
-    call: Callable[[], object], block_ms: float, warm_up: int, read: Clocks
+    call: Callable[[], object], block_ms: float, warm_up: int, warming_s: float, read: Clocks
 ) -> int:
-    fastest = float("inf")
-    for _ in range(warm_up):
+    fastest, begun = float("inf"), read.wall()
+    for place in range(max(warm_up, 1)):
         start = read.wall()
+        if place and start - begun > warming_s:
+            break
         call()
         fastest = min(fastest, read.wall() - start)
     wanted = block_ms / 1e3 / max(fastest, 1e-7)

@@ -27,7 +27,9 @@ _BATCH_GAIN = 1.05
 """A batch twice as large must make a row at least 5 % cheaper, or be within noise of that: a
 limit that noise set too low costs more than one that is too high."""
 
-
+_LONG_RUN_MS = 100.0
+"""A run this long hides what a call costs besides: twice the batch must then show its gain, as
+every look at it takes seconds."""
 _DOUBLING_BLOCKS = (12, 40)
 
 
@@ -168,12 +170,17 @@ def grow_batch(
     while rows <= largest:
         timing, gain = _doubled(runner, batch_of, rows, time_limit_s / n_steps, clocks)
         is_in_time = latency_budget_ms is None or (timing.latency_p99_ms <= latency_budget_ms)
-        is_taken = gain.ci_high >= _BATCH_GAIN and is_in_time
+        reached = gain.value if _is_long(timing) else gain.ci_high
+        is_taken = reached >= _BATCH_GAIN and is_in_time
         steps.append(BatchStep(rows, timing, gain.value, is_taken))
         if not is_taken:
             break
         rows *= 2
     return tuple(steps)
+
+
+def _is_long(timing: Timing) -> bool:
+    return timing.cpu_median_ms > _LONG_RUN_MS
 
 
 def _doubled(
@@ -194,6 +201,6 @@ def _doubled(
             clocks=clocks,
         )
         ratio = speedup(timings[half], timings[whole])
-        if not ratio.ci_low < _BATCH_GAIN <= ratio.ci_high:
+        if _is_long(timings[whole]) or not ratio.ci_low < _BATCH_GAIN <= ratio.ci_high:
             break
     return timings[whole], ratio
