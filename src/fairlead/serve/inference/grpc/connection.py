@@ -26,7 +26,6 @@ from fairlead.serve.inference.grpc.frames import (
     MAX_WINDOW,
     PADDED,
     PING,
-    PREFACE,
     PRIORITIZED,
     PRIORITY,
     PUSH_PROMISE,
@@ -37,9 +36,13 @@ from fairlead.serve.inference.grpc.frames import (
     Fault,
     Setting,
     StreamFaultError,
+    behind_preface,
     frame,
+    goodbye_frame,
     read_settings,
+    reset_frame,
     settings_frame,
+    window_frame,
     without_padding,
 )
 from fairlead.serve.inference.grpc.header_blocks import HeaderDecoder, HeaderError
@@ -133,7 +136,7 @@ class Connection(asyncio.Protocol):
             Setting.MAX_HEADER_LIST_SIZE: self.limits.max_header_bytes,
         }
         self.sender.write(
-            settings_frame(settings) + _window_frame(0, _CONNECTION_WINDOW - _FIRST_WINDOW)
+            settings_frame(settings) + window_frame(0, _CONNECTION_WINDOW - _FIRST_WINDOW)
         )
         self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
 
@@ -183,25 +186,20 @@ class Connection(asyncio.Protocol):
         """Let the client send so much more on a call."""
         call.unacknowledged += size
         if call.unacknowledged > _STREAM_WINDOW // 2 and not call.is_complete and not call.is_over:
-            self.sender.write(_window_frame(call.id, call.unacknowledged))
+            self.sender.write(window_frame(call.id, call.unacknowledged))
             call.unacknowledged = 0
 
     def drain(self) -> None:
         """Take no further calls, and close once those there are have ended."""
         if not self._is_leaving:
             self._is_leaving = True
-            self.sender.write(frame(GOAWAY, 0, 0, _goaway(self._last, Fault.NO_ERROR)))
+            self.sender.write(goodbye_frame(self._last, Fault.NO_ERROR))
         self._close_if_done()
 
     @property
     def is_alone(self) -> bool:
         """Whether no other client is connected."""
         return len(self._open_ones) == 1
-
-    @property
-    def n_calls(self) -> int:
-        """Calls that have not ended."""
-        return len(self._calls)
 
     def abort(self) -> None:
         """Close at once."""
@@ -214,13 +212,10 @@ class Connection(asyncio.Protocol):
         """Handle every whole frame; return what is left."""
         at, size = 0, len(data)
         if not self._is_greeted:
-            if size < len(PREFACE):
-                if not PREFACE.startswith(data):
-                    raise ConnectionFaultError(Fault.PROTOCOL_ERROR, "this is not HTTP/2")
+            at = behind_preface(data)
+            if not at:
                 return data
-            if not data.startswith(PREFACE):
-                raise ConnectionFaultError(Fault.PROTOCOL_ERROR, "this is not HTTP/2")
-            self._is_greeted, at = True, len(PREFACE)
+            self._is_greeted = True
         while size - at >= 9:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > _FRAME_BYTES:
@@ -278,7 +273,7 @@ class Connection(asyncio.Protocol):
         if self._unacknowledged > _CONNECTION_WINDOW:
             raise ConnectionFaultError(Fault.FLOW_CONTROL_ERROR, "more data than the window allows")
         if self._unacknowledged > _CONNECTION_WINDOW // 2:
-            self.sender.write(_window_frame(0, self._unacknowledged))
+            self.sender.write(window_frame(0, self._unacknowledged))
             self._unacknowledged = 0
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
@@ -329,7 +324,7 @@ class Connection(asyncio.Protocol):
         if head.http_status != 200:
             self.sender.write(end_frame(number, refusal(head.http_status)))
             if not is_end:
-                self.sender.write(_reset_frame(number, Fault.NO_ERROR))
+                self.sender.write(reset_frame(number, Fault.NO_ERROR))
             return
         call = self._calls[number] = Call(self, number, head, self.sender.their_window)
         try:
@@ -369,9 +364,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFaultError(Fault.PROTOCOL_ERROR, "settings belong to the connection")
         if flags & ACK:
             if payload:
-                raise ConnectionFaultError(
-                    Fault.FRAME_SIZE_ERROR, "an acknowledgement with settings"
-                )
+                raise ConnectionFaultError(Fault.FRAME_SIZE_ERROR, "settings that acknowledge")
             return
         self._annoy()
         for name, value in read_settings(payload):
@@ -426,7 +419,7 @@ class Connection(asyncio.Protocol):
         self._calls.pop(call.id, None)
         if not call.is_complete:
             # The client need not send the rest.
-            self.sender.write(_reset_frame(call.id, Fault.NO_ERROR))
+            self.sender.write(reset_frame(call.id, Fault.NO_ERROR))
         call.wake()
         if self._is_leaving:
             self._close_if_done()
@@ -447,9 +440,7 @@ class Connection(asyncio.Protocol):
     def _annoy(self) -> None:
         self._nuisance += 1
         if self._nuisance > self.limits.max_nuisance:
-            raise ConnectionFaultError(
-                Fault.ENHANCE_YOUR_CALM, "too many frames that carry nothing"
-            )
+            raise ConnectionFaultError(Fault.ENHANCE_YOUR_CALM, "too many frames say nothing")
 
     def _sweep(self) -> None:
         """Look after the connection: it may be idle, or stuck."""
@@ -475,7 +466,7 @@ class Connection(asyncio.Protocol):
             self._reset(call.id, Fault.CANCEL)
 
     def _reset(self, number: int, fault: Fault) -> None:
-        self.sender.write(_reset_frame(number, fault))
+        self.sender.write(reset_frame(number, fault))
         call = self._calls.pop(number, None)
         if call is not None:
             call.leave()
@@ -485,7 +476,7 @@ class Connection(asyncio.Protocol):
         """Say why, and close."""
         _log.debug("connection of %s ends: %s", self.peer, text)
         self._is_leaving = True
-        self.sender.write(frame(GOAWAY, 0, 0, _goaway(self._last, fault, text)))
+        self.sender.write(goodbye_frame(self._last, fault, text))
         self.sender.flush()
         transport = self._transport
         if transport is None:
@@ -505,15 +496,3 @@ class Connection(asyncio.Protocol):
         if self._is_leaving and not self._calls and self._transport is not None:
             self.sender.flush()
             self._transport.close()
-
-
-def _window_frame(number: int, change: int) -> bytes:
-    return frame(WINDOW_UPDATE, 0, number, change.to_bytes(4, "big"))
-
-
-def _reset_frame(number: int, fault: Fault) -> bytes:
-    return frame(RST_STREAM, 0, number, fault.to_bytes(4, "big"))
-
-
-def _goaway(last: int, fault: Fault, text: str = "") -> bytes:
-    return last.to_bytes(4, "big") + fault.to_bytes(4, "big") + text.encode()[:256]

@@ -27,10 +27,14 @@ __all__ = [
     "Fault",
     "Setting",
     "StreamFaultError",
+    "behind_preface",
     "frame",
     "frame_head",
+    "goodbye_frame",
     "read_settings",
+    "reset_frame",
     "settings_frame",
+    "window_frame",
     "without_padding",
 ]
 
@@ -97,6 +101,17 @@ class StreamFaultError(Exception):
         self.fault = fault
 
 
+def behind_preface(data: bytes) -> int:
+    """Return where the frames of a client begin, or 0 while its preface is not complete.
+
+    Raises:
+        ConnectionFaultError: It is another preface.
+    """
+    if not PREFACE.startswith(data[: len(PREFACE)]):
+        raise ConnectionFaultError(Fault.PROTOCOL_ERROR, "this is not HTTP/2")
+    return len(PREFACE) if len(data) >= len(PREFACE) else 0
+
+
 def frame_head(length: int, kind: int, flags: int, stream: int) -> bytes:
     """Return the nine bytes in front of a frame's payload."""
     return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream)
@@ -111,6 +126,22 @@ def settings_frame(settings: dict[Setting, int]) -> bytes:
     """Return the frame that announces settings."""
     payload = b"".join(_SETTING.pack(name, value) for name, value in settings.items())
     return frame(SETTINGS, 0, 0, payload)
+
+
+def window_frame(stream: int, change: int) -> bytes:
+    """Return the frame that lets so much more be sent on a stream, or on the connection (0)."""
+    return frame(WINDOW_UPDATE, 0, stream, change.to_bytes(4, "big"))
+
+
+def reset_frame(stream: int, fault: Fault) -> bytes:
+    """Return the frame that ends a stream."""
+    return frame(RST_STREAM, 0, stream, fault.to_bytes(4, "big"))
+
+
+def goodbye_frame(last: int, fault: Fault, text: str = "") -> bytes:
+    """Return the frame that ends a connection behind the last stream that is answered."""
+    payload = last.to_bytes(4, "big") + fault.to_bytes(4, "big") + text.encode()[:256]
+    return frame(GOAWAY, 0, 0, payload)
 
 
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
