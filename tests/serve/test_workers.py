@@ -25,7 +25,7 @@ from .conftest import serving
 
 X = np.array([[1.0, 2.0, -1.0, 0.5]], np.float32)
 TWO = {"workers": 2}
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def workers_of(pid: int) -> list[int]:
@@ -57,7 +57,7 @@ def is_running(pid: int) -> bool:
 
 
 def until(condition, what: str):
-    """Wait for something that happens by itself; fails after half a minute."""
+    """Wait for something that happens by itself; fails after two minutes."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, what
@@ -128,6 +128,61 @@ def test_nothing_secret_stands_in_arguments_or_environment(pair):
         seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         assert pair.admin_token.encode() not in seen
     assert pair.admin_token not in pair.log.read_text()
+
+
+def test_what_killed_workers_answered_is_found_among_the_outcomes(wines, tmp_path):
+    """Once each, in the order of their answers, however often a worker is killed meanwhile."""
+    with serving(tmp_path, wines, settings=TWO) as handle:
+        stop = threading.Event()
+
+        def load(number):
+            answered, client = [], handle.client()
+            while not stop.is_set():
+                name = f"{number}-{len(answered)}"
+                # Every other request goes through the queue.
+                feeds = {"x": X if len(answered) % 2 else np.repeat(X, 40, axis=0)}
+                try:
+                    client.infer(feeds, id=name)
+                except EndpointError:
+                    name = ""  # Its worker was killed: perhaps it was run, but nobody heard of it.
+                answered.append(name)
+            client.close()
+            return [name for name in answered if name]
+
+        with ThreadPoolExecutor(4) as pool, handle.client() as client:
+            asked = [pool.submit(load, number) for number in range(4)]
+            try:
+                for round_ in range(3):
+                    counted = metric(client, "fairlead_requests_total")
+                    until(
+                        lambda counted=counted: (
+                            metric(client, "fairlead_requests_total") > counted + 80
+                        ),
+                        "it is asked",
+                    )
+                    if round_ == 1:
+                        client.outcomes()  # What was told already is not told again.
+                    victim = workers_of(handle.process.pid)[round_ % 2]
+                    os.kill(victim, signal.SIGKILL)
+                    until(
+                        lambda n=round_ + 1: (
+                            metric(client, "fairlead_worker_restarts_total") == n
+                            and metric(client, "fairlead_workers ") == 2
+                        ),
+                        "another takes its place",
+                    )
+            finally:
+                stop.set()
+            answered = [each.result() for each in asked]
+            found: list[str] = []
+            while (page := client.outcomes(after=len(found))).outcomes:
+                assert page.missed == 0
+                found += [item.id for item in page.outcomes]
+    assert len(set(found)) == len(found)
+    assert {name for names in answered for name in names} <= set(found)
+    for number, names in enumerate(answered):
+        own = set(names)
+        assert [name for name in found if name in own and name.startswith(f"{number}-")] == names
 
 
 def test_a_killed_worker_costs_its_own_requests_only(wines, wines_candidate, tmp_path):

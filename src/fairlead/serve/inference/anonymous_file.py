@@ -9,12 +9,13 @@ from pathlib import Path
 __all__ = ["anonymous_file"]
 
 
-def anonymous_file(name: str, content: bytes) -> int:
+def anonymous_file(name: str, content: bytes = b"", *, size: int = 0) -> int:
     """Return the descriptor of a nameless file.
 
     Args:
         name: Shown by tools of the operating system.
         content: What it holds; its size stays.
+        size: Its size where that is larger; what was never written takes no memory.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
@@ -22,4 +23,6 @@ def anonymous_file(name: str, content: bytes) -> int:
         descriptor, path = tempfile.mkstemp(prefix=f"{name}-")
         Path(path).unlink()
     os.write(descriptor, content)
+    if size > len(content):
+        os.ftruncate(descriptor, size)
     return descriptor

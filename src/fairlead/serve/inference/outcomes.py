@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.core.bundle import BundleManifest
 from fairlead.core.errors import FairleadError
 from fairlead.measure.quality import predicted
-from fairlead.serve.inference.arms import Arm
 from fairlead.serve.inference.served import ServedRequest, ServedTogether
 
-__all__ = ["OutcomeRing"]
+__all__ = ["Fresh", "OutcomeRing", "Outcomes", "kept_output", "values_of"]
 
 _MAX_PREDICTIONS = 1024
 _MAX_KEPT_BYTES = 1 << 16
@@ -30,17 +30,48 @@ _ID_BYTES = 20
 """Ids that are longer, or not ASCII, take more memory."""
 
 
-class _Fresh(NamedTuple):
+class Fresh(NamedTuple):
     """Outcomes of one batch that are not in their columns yet."""
 
     ids: Sequence[str]
-    arm: Arm
+    arm: Answering
     status: int
     run_ms: float
     total_ms: Sequence[float]
     at: float
     output: NDArray[Any] | None
     n_rows: Sequence[int]
+
+
+class _Packed(Protocol):
+    @property
+    def manifest(self) -> BundleManifest: ...
+
+
+class Answering(Protocol):
+    """What outcomes need to know of an arm."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def version(self) -> str:
+        """The version behind it."""
+
+    @property
+    def bundle(self) -> _Packed:
+        """What says how its outputs are read."""
+
+
+class Outcomes(Protocol):
+    """Where outcomes are read, whatever keeps them."""
+
+    def read(self, after: int, limit: int) -> dict[str, Any]:
+        """Return up to `limit` outcomes whose number is greater than `after`, as JSON.
+
+        `next` is the number to go on from, `missed` how many were forgotten in between.
+        """
 
 
 class OutcomeRing:
@@ -50,7 +81,7 @@ class OutcomeRing:
         """Remember up to `capacity` requests."""
         self._capacity = capacity
         self._last = 0
-        self._fresh: list[_Fresh] = []
+        self._fresh: list[Fresh] = []
         self._n_fresh = 0
         self._values: list[Any] = []
         self._who: list[tuple[str, str]] = []
@@ -71,9 +102,9 @@ class OutcomeRing:
             return
         for served in requests:
             if not served.is_probe:
-                output = _kept(served.arm, served.outputs)
+                output = kept_output(served.arm, served.outputs)
                 self._add(
-                    _Fresh(
+                    Fresh(
                         (served.id,),
                         served.arm,
                         served.status,
@@ -91,7 +122,7 @@ class OutcomeRing:
         arm = served.arm
         output = _output(arm, served.outputs)
         self._add(
-            _Fresh(
+            Fresh(
                 served.ids, arm, 200, served.run_ms, served.total_ms, served.at, output,
                 served.n_rows,
             )
@@ -100,7 +131,7 @@ class OutcomeRing:
         if is_large or self._n_fresh >= _FOLD:
             self._fold()
 
-    def _add(self, fresh: _Fresh) -> None:
+    def _add(self, fresh: Fresh) -> None:
         self._fresh.append(fresh)
         self._n_fresh += len(fresh.ids)
 
@@ -144,7 +175,7 @@ class OutcomeRing:
             return
         sizes = [len(item.ids) for item in fresh]
         ids = list(chain.from_iterable([item.ids for item in fresh]))
-        values = _values(fresh)
+        values = values_of(fresh)
         skip = max(0, len(ids) - self._capacity)
         ids, values = ids[skip:], values[skip:]
         self._last += skip
@@ -193,7 +224,7 @@ class OutcomeRing:
             if old > seq - self._capacity:
                 self._values[(old - 1) % self._capacity] = None
 
-    def _number(self, arm: Arm) -> int:
+    def _number(self, arm: Answering) -> int:
         who = (arm.name, arm.version)
         if who not in self._who:
             self._who.append(who)
@@ -204,7 +235,7 @@ def _is_short(request_id: str) -> bool:
     return len(request_id) <= _ID_BYTES and request_id.isascii() and "\0" not in request_id
 
 
-def _output(arm: Arm, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] | None:
+def _output(arm: Answering, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] | None:
     """Return the output that holds the prediction."""
     if outputs is None:
         return None
@@ -212,7 +243,7 @@ def _output(arm: Arm, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any
     return None if output is None or output.ndim == 0 else output
 
 
-def _kept(arm: Arm, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] | None:
+def kept_output(arm: Answering, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] | None:
     """Return the rows that are kept of the output that holds the prediction of a request."""
     output = _output(arm, outputs)
     if output is not None and output.nbytes > _MAX_KEPT_BYTES:
@@ -220,9 +251,9 @@ def _kept(arm: Arm, outputs: Mapping[str, NDArray[Any]] | None) -> NDArray[Any] 
     return output if output is None else output[:_MAX_PREDICTIONS]
 
 
-def _values(fresh: Sequence[_Fresh]) -> list[Any]:
+def values_of(fresh: Sequence[Fresh]) -> list[Any]:
     """Return the prediction of each outcome: one value, an array for several rows, or None."""
-    groups: dict[Arm, list[_Fresh]] = {}
+    groups: dict[Answering, list[Fresh]] = {}
     for item in fresh:
         if item.output is not None:
             groups.setdefault(item.arm, []).append(item)
@@ -236,7 +267,7 @@ def _values(fresh: Sequence[_Fresh]) -> list[Any]:
     return values
 
 
-def _predicted(arm: Arm, batches: list[_Fresh]) -> list[Any]:
+def _predicted(arm: Answering, batches: list[Fresh]) -> list[Any]:
     """Return the prediction of each request of one arm; they all have outputs."""
     manifest = arm.bundle.manifest
     outputs = [item.output for item in batches if item.output is not None]

@@ -82,6 +82,7 @@ class Site:
         limits: File of the shared rate limits, or None for one worker.
         counts: How many connections each worker holds, or None for one worker.
         grpc_counts: The same for gRPC.
+        outcomes: File of the outcomes that outlives this worker, or None for one worker.
         before_listening: Awaited with the endpoint once the models are warm.
         on_listening: Called with the endpoint once requests are taken.
         watch_stdin: Calls back in another thread when standard input ends, or None.
@@ -96,6 +97,7 @@ class Site:
     limits: int | None = None
     counts: OpenCounts | None = None
     grpc_counts: OpenCounts | None = None
+    outcomes: int | None = None
     before_listening: Callable[[Endpoint], Awaitable[None]] = _go_on
     on_listening: Callable[[Endpoint], None] = lambda _: None
     watch_stdin: Callable[[Callable[[], object]], None] | None = None

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, overload, runtime_checkable
 from fairlead.core.ports import Array, Feeds
 from fairlead.serve.inference.arms import Arm
 
-__all__ = ["DurableObserver", "Observer", "ServedRequest", "ServedTogether"]
+__all__ = ["DurableObserver", "Observer", "PromptObserver", "ServedRequest", "ServedTogether"]
 
 
 class ServedRequest(NamedTuple):
@@ -162,6 +162,16 @@ Observer = Callable[[Sequence[ServedRequest]], None]
 
 What it gets may be `ServedTogether`, whose columns cost less than a look at every request. No
 requests at all say that a model is about to go: nothing may refer to it from then on."""
+
+
+@runtime_checkable
+class PromptObserver(Protocol):
+    """An observer that hears of every request before it is answered."""
+
+    is_prompt: bool
+
+    def __call__(self, requests: Sequence[ServedRequest], /) -> None:
+        """Hear of some requests."""
 
 
 @runtime_checkable

@@ -24,7 +24,8 @@ from fairlead.backends.services import (
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.controls import connect_controls
 from fairlead.serve.inference.http.limits import HttpLimits
-from fairlead.serve.inference.outcomes import OutcomeRing
+from fairlead.serve.inference.outcome_log import OutcomeLog
+from fairlead.serve.inference.outcomes import OutcomeRing, Outcomes
 from fairlead.serve.inference.plan import ServerPlan, Site
 from fairlead.serve.inference.planes import PlaneOpener
 from fairlead.serve.inference.recording import log_observer, open_log
@@ -79,14 +80,15 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
     from fairlead.serve.inference.service import Service
 
     config = plan.config
-    outcomes, uses = OutcomeRing(), Uses()
+    outcomes, hear = _outcomes(site)
+    uses = Uses()
     metrics = None
     if config.metrics:
         metrics = ServingMetrics(name, lambda: log.counts if log else LogCounts(0, 0, 0))
 
     def observers(model: str) -> list[Observer]:
         # Rollouts decide by the outcomes, and they are about the default model.
-        chosen: list[Observer] = [outcomes.observe] if model == name else []
+        chosen: list[Observer] = [hear] if model == name else []
         chosen.append(uses.observer(model))
         if metrics is not None:
             chosen.append(metrics.observe)
@@ -132,6 +134,15 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         uses=uses,
     )
     return service
+
+
+def _outcomes(site: Site) -> tuple[Outcomes, Observer]:
+    """Return where outcomes are read, and what hears of requests."""
+    if site.outcomes is None:
+        ring = OutcomeRing()
+        return ring, ring.observe
+    log = OutcomeLog(site.outcomes)
+    return log, log
 
 
 def _republish(plan: ServerPlan, service: Service) -> None:

@@ -10,7 +10,7 @@ from fairlead.core.endpoint import Endpoint
 from fairlead.serve.inference.bus import Bus, LocalBus
 from fairlead.serve.inference.dataplane import Dataplane
 from fairlead.serve.inference.metrics import ServingMetrics
-from fairlead.serve.inference.outcomes import OutcomeRing
+from fairlead.serve.inference.outcomes import Outcomes
 from fairlead.serve.inference.repository import Repository
 from fairlead.serve.inference.traffic import Traffic
 from fairlead.serve.inference.uses import Uses
@@ -28,7 +28,7 @@ class Service:
     Attributes:
         repository: Finds what answers the requests of a model.
         traffic: Shares the default model's requests between its arms, loaded or not.
-        outcomes: The ring that the control endpoints read.
+        outcomes: What the control endpoints read.
         metrics: What `/metrics` shows, or None when measuring is off.
         admin_token: Opens the control endpoints.
         bus: Reaches every worker of the service; changes of its state go through it.
@@ -42,7 +42,7 @@ class Service:
 
     repository: Repository
     traffic: Traffic
-    outcomes: OutcomeRing
+    outcomes: Outcomes
     metrics: ServingMetrics | None
     admin_token: str = field(repr=False)
     bus: Bus = field(default_factory=LocalBus)

@@ -62,6 +62,7 @@ def run_worker(document: dict[str, Any]) -> int:
         limits=document["limits"],
         counts=OpenCounts(document["counts"], document["worker"]),
         grpc_counts=OpenCounts(document["counts"], document["worker"], listener=1),
+        outcomes=document["outcomes"],
         before_listening=join,
         watch_stdin=lambda on_end: _end_with_supervisor(on_end, plan.config.drain_timeout_s),
     )

@@ -28,6 +28,7 @@ from fairlead.serve.inference.accepting import OpenCounts, new_open_counts
 from fairlead.serve.inference.hub import Hub, Member
 from fairlead.serve.inference.merging import MergedMetrics, MergedOutcomes
 from fairlead.serve.inference.model_statistics import MergedStatistics
+from fairlead.serve.inference.outcome_log import OutcomeLog, new_outcome_file
 from fairlead.serve.inference.security.rate_limits import new_shared_file
 from fairlead.serve.inference.status import merged_status
 
@@ -75,6 +76,7 @@ class _Place:
         since: When it was started, in seconds of `time.monotonic`.
         failures: How often in a row a worker ended soon after its start.
         restarts: How often a worker of this place was replaced.
+        outcomes: File of what became of the requests of the worker that has it now.
     """
 
     number: int
@@ -83,6 +85,7 @@ class _Place:
     since: float = 0.0
     failures: int = 0
     restarts: int = 0
+    outcomes: int | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -93,6 +96,12 @@ class _Place:
         """Return who has the place now, and how often that changed."""
         pid = self.process.pid if self.process is not None and self.is_alive else None
         return {"worker": self.number, "pid": pid, "restarts": self.restarts}
+
+    def forget_outcomes(self) -> None:
+        """Free the memory of the outcomes."""
+        if self.outcomes is not None:
+            os.close(self.outcomes)
+            self.outcomes = None
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, where there is one."""
@@ -141,6 +150,7 @@ class Supervisor:
         finally:
             for place in self._places:
                 place.signal(signal.SIGKILL)
+                place.forget_outcomes()
             os.close(self._limits)
             os.close(self._counts_file)
         if self._failure is not None:
@@ -150,6 +160,7 @@ class Supervisor:
         near, far = socket.socketpair()
         near.setblocking(False)
         listeners = {name: item.fileno() for name, item in self._work.listeners.items()}
+        place.outcomes = new_outcome_file()
         document = self._work.plan | {
             "worker": place.number,
             "is_replacement": place.restarts > 0,
@@ -157,6 +168,7 @@ class Supervisor:
             "bus": far.fileno(),
             "limits": self._limits,
             "counts": self._counts_file,
+            "outcomes": place.outcomes,
             "listeners": listeners,
         }
         with far:
@@ -164,8 +176,11 @@ class Supervisor:
                 [sys.executable, "-m", "fairlead.serve.inference.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(*listeners.values(), far.fileno(), self._limits, self._counts_file),
-            )
+                pass_fds=(
+                    *listeners.values(), far.fileno(), self._limits, self._counts_file,
+                    place.outcomes,
+                ),
+            )  # fmt: skip
         place.process, place.since = process, time.monotonic()
         place.member = await self._hub.welcome(place.number, near)
         minder = threading.Thread(
@@ -191,7 +206,8 @@ class Supervisor:
         await asyncio.sleep(0)  # Its last words may wait in the socket.
         if member is not None:
             self._hub.leave(member)
-        self._answers.end(place.number)
+        await self._answers.end(place)
+        place.forget_outcomes()
         for counts in self._counts:
             counts.remove(place.number)
         if self._draining.is_set():
@@ -275,11 +291,16 @@ class _ServiceAnswers:
         hub.on("statistics.read", self._read_statistics)
         hub.on("status.read", self._read_status)
 
-    def end(self, place: int) -> None:
-        """Keep what a worker that ended had told."""
-        self._metrics.end(place)
-        self._outcomes.end(place)
-        self._statistics.end(place)
+    async def end(self, place: _Place) -> None:
+        """Keep what a worker that ended had told, and the outcomes that it had written down."""
+        self._metrics.end(place.number)
+        self._statistics.end(place.number)
+        async with self._taking:
+            cursor = self._outcomes.cursor(place.number)
+            if place.outcomes is not None:
+                page = await asyncio.to_thread(_left_behind, place.outcomes, cursor)
+                self._outcomes.take({place.number: page})
+            self._outcomes.end(place.number)
 
     async def _read_metrics(self, _: dict[str, Any]) -> dict[str, Any]:
         found = await self._hub.each("metrics.read", lambda _: {})
@@ -307,6 +328,11 @@ class _ServiceAnswers:
 
     def _unread(self, member: Member) -> dict[str, Any]:
         return {"after": self._outcomes.cursor(member.number), "limit": _TAKEN}
+
+
+def _left_behind(outcomes: int, after: int) -> dict[str, Any]:
+    """Return the outcomes of a worker that ended which nobody asked it for."""
+    return OutcomeLog(outcomes).read(after, sys.maxsize)
 
 
 def _mind(process: subprocess.Popen[bytes], plan: bytes, tell: Callable[[int], None]) -> None:

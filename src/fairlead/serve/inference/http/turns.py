@@ -106,8 +106,8 @@ class Turns:
             if served is None:
                 left += some
             else:
-                self._write(some, served, forms)
                 plane.remember_together(served)
+                self._write(some, served, forms)
         return left
 
     def _write(self, exchanges: list[Exchange], served: ServedTogether, forms: ArmForms) -> None:
