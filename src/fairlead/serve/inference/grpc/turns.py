@@ -126,8 +126,8 @@ class Turns:
             if served is None:
                 left += some
             else:
-                self._answer(some, served, known.outputs)
                 plane.remember_together(served)
+                self._answer(some, served, known.outputs)
         return left
 
     def _answer(
