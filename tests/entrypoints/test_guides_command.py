@@ -30,6 +30,15 @@ def test_list_shows_each_guide_on_a_line_of_its_own(here):
     assert [line.split()[0] for line in lines] == IDS
 
 
+def test_in_a_terminal_what_a_guide_is_for_stands_in_a_column(here, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = here("guides", "list", check=0).stdout.splitlines()
+
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == IDS
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_list_as_json_carries_what_an_agent_routes_on(here):
     document = here("guides", "list", "--json", check=0).json
 

@@ -168,6 +168,13 @@ def test_a_missing_file_is_refused(here):
     assert "there is no file" in here("router", "evaluate", "none.jsonl", check=2).stderr
 
 
+def test_an_empty_history_says_so(here, tmp_path):
+    done = here("router", "history", check=0, env={"FAIRLEAD_HOME": str(tmp_path / "home")})
+
+    assert "nothing has been asked" in done.stderr
+    assert done.stdout == ""
+
+
 def test_the_history_shows_the_newest_first(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
     here("ask", SLOW, check=0, env=home)

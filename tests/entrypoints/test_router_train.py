@@ -108,6 +108,35 @@ def test_what_was_written_is_read_back_and_forgotten(corrected):
     assert not forget_lessons(corrected)
 
 
+def test_evaluate_scores_the_router_of_the_workspace(corrected, here, tmp_path):
+    home = {"FAIRLEAD_HOME": str(corrected.workspace.root)}
+
+    def scores():
+        document = here("router", "evaluate", "--corrected", "--json", check=0, env=home).json
+        measures = {item["name"]: item["value"] for item in document["measures"]}
+        return measures["exact"], [item["text"] for item in document["findings"]]
+
+    assert scores() == (0.0, [])
+    write_lessons(learn(corrected).noun.weights, corrected)
+    exact, findings = scores()
+
+    assert exact == 1.0
+    assert "taught" in findings[0]
+
+
+def test_corrections_later_in_a_dialogue_are_named_and_not_learnt(context):
+    later = ask("my inference is slow").answer("model")
+    remember(later, context)
+    correct(RIGHT, context)
+
+    with pytest.raises(DataError, match="1 later in a dialogue"):
+        learn(context)
+
+    remember(ask(ODD), context)
+    correct(RIGHT, context)
+    assert learn(context).report.findings[0].text.startswith("1 corrected later in a dialogue")
+
+
 @pytest.mark.parametrize("data", [b"", b"garbage", b"PK\x03\x04broken"])
 def test_a_broken_lesson_is_left_aside(corrected, data):
     path = corrected.workspace.root / "router" / "scorer.npz"

@@ -52,6 +52,7 @@ def test_an_unreadable_text_does_not_stop_the_others():
 @pytest.mark.parametrize(
     "line",
     ["{", "[]", '{"text": "a"}', '{"id": 1}', '{"id": 1, "turns": []}', '{"id": 1, "turns": [2]}',
+     '{"id": true, "text": "a"}', '{"id": null, "text": "a"}',
      '{"id": 1, "text": 3}', '{"id": 1, "text": "a", "turns": ["b"]}', "[" * 100_000],
 )  # fmt: skip
 def test_a_line_of_another_form_is_refused_with_its_number(line):

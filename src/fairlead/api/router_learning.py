@@ -50,11 +50,15 @@ def learn(context: Context, *, max_loss: float = _MOST_LOSS) -> Outcome[Lesson]:
     Raises:
         DataError: Nothing was corrected.
     """
-    corrections = [item for item in corrected_problems(context) if not item.answers]
+    corrected = list(corrected_problems(context))
+    corrections = [item for item in corrected if not item.answers]
+    n_later = len(corrected) - len(corrections)
     if not corrections:
         raise DataError(
-            "no answer to a problem was corrected in this workspace",
-            hint="correct one with `fairlead ask --correct SKILL[,SKILL]`",
+            "no first answer to a problem was corrected in this workspace"
+            + (f", {n_later} later in a dialogue were" if n_later else ""),
+            hint="correct one with `fairlead ask --correct SKILL[,SKILL]` before you answer its "
+            "question: where the answers to questions lead is a rule",
         )
     before = load_weights()
     after = fold(before, corrections, context)
@@ -70,7 +74,7 @@ def learn(context: Context, *, max_loss: float = _MOST_LOSS) -> Outcome[Lesson]:
         sum(item.is_right_after for item in compared),
         sum(item.is_changed for item in others),
     )
-    return Outcome(lesson, _report(lesson, compared, others, max_loss))
+    return Outcome(lesson, _report(lesson, compared, others, max_loss, n_later))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,11 @@ class _Compared:
 
 
 def _report(
-    lesson: Lesson, corrections: list[_Compared], others: list[_Compared], max_loss: float
+    lesson: Lesson,
+    corrections: list[_Compared],
+    others: list[_Compared],
+    max_loss: float,
+    n_later: int,
 ) -> Report:
     right = (
         sum(item.is_right_before for item in others),
@@ -127,7 +135,7 @@ def _report(
                 note="on problems that nothing was fitted on",
             ),
         ),
-        findings=_findings(corrections, loss, max_loss),
+        findings=_findings(corrections, loss, max_loss, n_later),
         tables=(
             _table("Your corrections", corrections),
             _table("Other answers that change", [item for item in others if item.is_changed]),
@@ -135,8 +143,19 @@ def _report(
     )
 
 
-def _findings(corrections: list[_Compared], loss: float, max_loss: float) -> tuple[Finding, ...]:
+def _findings(
+    corrections: list[_Compared], loss: float, max_loss: float, n_later: int
+) -> tuple[Finding, ...]:
     found = []
+    if n_later:
+        found.append(
+            Finding(
+                level="info",
+                text=f"{n_later} corrected later in a dialogue: where the answers to questions "
+                "lead is a rule, which no learning overturns",
+                advice="correct the first answer, before you answer its question",
+            )
+        )
     stuck = [item for item in corrections if not item.is_right_after]
     ruled = sum(item.by_rule for item in stuck)
     if ruled:

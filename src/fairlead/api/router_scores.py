@@ -16,6 +16,7 @@ from fairlead.core.errors import DataError, UsageError
 from fairlead.core.ports import Progress, SilentProgress
 from fairlead.core.report import Finding, Measure, Outcome, Plot, Report, Series, Table
 from fairlead.router import ask
+from fairlead.router.scorer import Weights
 
 __all__ = ["RouterScores", "Verdict", "judge", "score_router"]
 
@@ -138,11 +139,18 @@ def _mean(values: Sequence[float | bool]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def judge(problem: LabelledProblem) -> Verdict:
-    """Ask the router one problem."""
+_TAUGHT: Final = Finding(
+    level="info",
+    text="this is the router of this workspace, with what it was taught here",
+    advice="`fairlead router train --forget` goes back to the one that ships",
+)
+
+
+def judge(problem: LabelledProblem, weights: Weights | None = None) -> Verdict:
+    """Ask the router one problem; with the weights that ship when None."""
     before = time.process_time()
     try:
-        answer = ask(problem.text, answers=problem.answers)
+        answer = ask(problem.text, answers=problem.answers, weights=weights)
     except UsageError:
         return Verdict(problem, None, 0.0, (time.process_time() - before) * 1e3)
     spent = (time.process_time() - before) * 1e3
@@ -150,9 +158,17 @@ def judge(problem: LabelledProblem) -> Verdict:
 
 
 def score_router(
-    problems: Iterable[LabelledProblem], *, progress: Progress | None = None
+    problems: Iterable[LabelledProblem],
+    *,
+    weights: Weights | None = None,
+    progress: Progress | None = None,
 ) -> Outcome[RouterScores]:
     """Ask the router every problem and compare with the right answers.
+
+    Args:
+        problems: The problems with their right answers.
+        weights: What a workspace has taught the router; as it ships when None.
+        progress: Hears how far it is.
 
     Raises:
         DataError: There is no problem.
@@ -164,17 +180,17 @@ def score_router(
             "there is no labelled problem",
             hint="give a file, or correct an answer with `fairlead ask --correct`",
         )
-    judge(given[0])
+    judge(given[0], weights)
     says.begin("ask every problem", len(given))
     verdicts = []
     for problem in given:
-        verdicts.append(judge(problem))
+        verdicts.append(judge(problem, weights))
         says.advance()
     scores = RouterScores(tuple(verdicts))
-    return Outcome(scores, _report(scores))
+    return Outcome(scores, _report(scores, is_taught=weights is not None))
 
 
-def _report(scores: RouterScores) -> Report:
+def _report(scores: RouterScores, *, is_taught: bool) -> Report:
     exact = scores.share(lambda v: v.is_exact)
     return Report(
         skill="router",
@@ -182,7 +198,10 @@ def _report(scores: RouterScores) -> Report:
         summary=f"{exact:.1%} of {len(scores.verdicts):,} answers are right in full, "
         f"{scores.share(lambda v: v.is_kind):.1%} are of the right kind.",
         measures=_measures(scores),
-        findings=_SEEN if any(_was_seen(v.problem) for v in scores.verdicts) else (),
+        findings=(
+            *((_TAUGHT,) if is_taught else ()),
+            *(_SEEN if any(_was_seen(v.problem) for v in scores.verdicts) else ()),
+        ),
         tables=(_strata(scores), _mistakes(scores)),
         plots=(_calibration_plot(scores),),
     )

@@ -50,12 +50,14 @@ def ask_batch(
 
 def _parse(line: str | Mapping[str, Any], number: int) -> tuple[str, list[str], bool]:
     entry = _load(line, number) if isinstance(line, str) else line
-    if isinstance(entry, Mapping) and isinstance(entry.get("id"), str | int):
+    name = entry.get("id") if isinstance(entry, Mapping) else None
+    # JSON's true and false are numbers to Python.
+    if isinstance(entry, Mapping) and isinstance(name, str | int) and not isinstance(name, bool):
         text, turns = entry.get("text"), entry.get("turns")
         if isinstance(text, str) and turns is None:
-            return str(entry["id"]), [text], False
+            return str(name), [text], False
         if text is None and isinstance(turns, list) and turns and _are_texts(turns):
-            return str(entry["id"]), turns, True
+            return str(name), turns, True
     raise UsageError(
         f"line {number} is neither a problem nor a dialogue",
         hint='write {"id": "1", "text": "..."} or {"id": "1", "turns": ["...", "..."]}',

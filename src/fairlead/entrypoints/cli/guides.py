@@ -27,9 +27,18 @@ def list_command(json_: JsonFlag = False) -> None:
     if json_:
         show({"guides": [guide.model_dump(exclude={"text"}) for guide in guides]})
         return
+    from rich.text import Text
+
+    from fairlead.entrypoints.render.terminal import open_console, print_hanging
+
+    console = open_console()
     width = max(len(guide.id) for guide in guides)
     for guide in guides:
-        typer.echo(f"{guide.id:<{width}}  {guide.description.split('. ')[0].rstrip('.')}.")
+        summary = f"{guide.description.split('. ')[0].rstrip('.')}."
+        if console.is_terminal:
+            print_hanging(console, f"{guide.id:<{width}}  ", Text(summary))
+        else:
+            typer.echo(f"{guide.id:<{width}}  {summary}")
 
 
 @app.command("show")

@@ -46,6 +46,7 @@ def evaluate(
         problems_of_file,
         shipped_problems,
     )
+    from fairlead.api.router_lessons import local_weights
     from fairlead.api.router_scores import score_router
 
     nothing = not (files or shipped or held_back or corrected)
@@ -56,7 +57,7 @@ def evaluate(
             problems += (p for p in shipped_problems() if shipped or p.is_held_back)
         if corrected or nothing:
             problems += corrected_problems(context)
-        outcome = score_router(problems, progress=bars)
+        outcome = score_router(problems, weights=local_weights(context), progress=bars)
     exact = outcome.noun.share(lambda verdict: verdict.is_exact)
     if at_least is not None and exact < at_least:
         refused = outcome.report.model_copy(update={"verdict": "refused"})
@@ -77,6 +78,8 @@ def history(
     if json_:
         show({"questions": [item.model_dump(mode="json") for item in asked]})
         return
+    if not asked:
+        talk().print("nothing has been asked in this workspace", markup=False)
     for item in asked:
         text = " ".join(item.text.split())
         shown = text if len(text) <= 70 else f"{text[:67]}..."

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.text import Text
 
 from fairlead.catalog import find_card
-from fairlead.entrypoints.render.terminal import open_console
+from fairlead.entrypoints.render.terminal import open_console, print_hanging
 from fairlead.router import Question, Redirect, Route
 
 __all__ = ["print_answer"]
 
-_FEWEST_COLUMNS = 20
 _Line = tuple[str, Text]
 """What stands before a text, and the text; its further lines are indented as far."""
 
@@ -30,18 +28,10 @@ def print_answer(
     """
     console = open_console(to_stderr=to_stderr)
     for before, text in (*_head(answer), *_grounds(answer)):
-        _print_hanging(console, before, text)
+        print_hanging(console, before, text)
     if offers_measuring and isinstance(answer, Question) and _is_measurable(answer):
         offer = "add --measure with --model and --data, or with --url"
-        _print_hanging(console, "to have it measured: ", Text(offer))
-
-
-def _print_hanging(console: Console, before: str, text: Text) -> None:
-    width = max(console.width - len(before), _FEWEST_COLUMNS)
-    for number, line in enumerate(text.wrap(console, width)):
-        line.rstrip()
-        start = Text(before if number == 0 else " " * len(before), style=text.style)
-        console.print(start + line, soft_wrap=True)
+        print_hanging(console, "to have it measured: ", Text(offer))
 
 
 def _is_measurable(question: Question) -> bool:

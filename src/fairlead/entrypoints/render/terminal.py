@@ -10,7 +10,7 @@ from rich.text import Text
 from fairlead.core.report import Finding, Measure, Plot, Report, Table
 from fairlead.core.units import format_value
 
-__all__ = ["open_console", "print_report", "render_report"]
+__all__ = ["open_console", "print_hanging", "print_report", "render_report"]
 
 _LEAST_COLUMNS = 20
 _USUAL_COLUMNS = 80
@@ -27,6 +27,15 @@ def open_console(*, to_stderr: bool = False) -> Console:
     if console.width < _LEAST_COLUMNS:
         return Console(stderr=to_stderr, highlight=False, width=_USUAL_COLUMNS)
     return console
+
+
+def print_hanging(console: Console, before: str, text: Text) -> None:
+    """Print a text after a few words; its further lines are indented as far as the first."""
+    width = max(console.width - len(before), _LEAST_COLUMNS)
+    for number, line in enumerate(text.wrap(console, width)):
+        line.rstrip()
+        start = Text(before if number == 0 else " " * len(before), style=text.style)
+        console.print(start + line, soft_wrap=True)
 
 
 def print_report(report: Report) -> None:
