@@ -84,6 +84,25 @@ def test_without_joins_the_sum_that_no_layer_reads_stays_in_float(tmp_path) -> N
     assert "QLinearAdd" not in kinds_that_run(quantized(joins=False), tmp_path)
 
 
+def test_a_convolution_that_gives_an_output_runs_in_8_bits_and_its_name_stays(tmp_path) -> None:
+    model = residual()
+    output = helper.make_tensor_value_info("bx", TensorProto.FLOAT, ["n", 8, 8, 8])
+    model.graph.output.insert(0, output)
+    graph = name_nodes(model)
+    seen = ranges_of(
+        collect_statistics(graph, observed_tensors(graph), {"x": ROWS}), "minmax", 99.99
+    )
+    layers = tuple(layer.name for layer in layers_of(graph))
+    plain, narrow = (insert_qdq(graph, QdqPlan(layers, seen, joins=j)) for j in (False, True))
+    assert "Conv" in kinds_that_run(plain, tmp_path)
+    kinds = kinds_that_run(narrow, tmp_path)
+    assert "Conv" not in kinds
+    assert {"QLinearConv", "QLinearAdd"} <= set(kinds)
+    assert [item.name for item in narrow.graph.output] == ["bx", "y"]
+    truth = answers(graph)
+    assert np.abs(answers(narrow) - truth).max() < 0.05 * np.abs(truth).max()
+
+
 def shuffled() -> onnx.ModelProto:
     model = residual()
     nodes = list(model.graph.node)[::-1]

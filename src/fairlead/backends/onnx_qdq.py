@@ -55,7 +55,8 @@ class QdqPlan:
         is_symmetric: Whether zero lies in the middle of the activations' levels.
         tables: Whether embedding tables are stored in int8, one scale per row.
         is_dynamic: Ranges are those of every batch; only with `switches`.
-        joins: Whether sums, concatenations and pools between convolutions give 8 bits as well.
+        joins: Whether sums, concatenations and pools between convolutions give 8 bits as well, and
+            what convolutions give to the caller has gone through 8 bits.
         switches: Whether an extra input turns every layer on or off.
     """
 
@@ -175,7 +176,7 @@ class _Writer:
             self.pairs[tensor] = self._pair(tensor, self.before.setdefault(node.name, []))
         return self._switched(flag, self.pairs[tensor], tensor, node.name)
 
-    def _pair(self, tensor: str, where: list[Any]) -> str:
+    def _pair(self, tensor: str, where: list[Any], *, ranged_as: str = "") -> str:
         """Write a pair that reads a tensor; return the name of what comes out."""
         from onnx import helper
 
@@ -185,7 +186,7 @@ class _Writer:
             ends = [f"{name}_int", scale, zero]
             where.append(helper.make_node("DynamicQuantizeLinear", [tensor], ends, f"{name}_Q"))
         else:
-            step, middle = _levels(*self.plan.ranges[tensor], self.plan.is_symmetric)
+            step, middle = _levels(*self.plan.ranges[ranged_as or tensor], self.plan.is_symmetric)
             self._constant(scale, np.array(step, np.float32))
             self._constant(zero, np.array(middle, np.uint8))
             where.append(
@@ -277,6 +278,8 @@ class _Writer:
     def _outlet_pair(self, tensor: str, flag: str) -> None:
         """Lay a pair behind a convolution; all who read the tensor read what comes out."""
         if tensor in {item.name for item in self.model.graph.output}:
+            if self.plan.joins and not flag:
+                self._last_pair(tensor)
             return
         producer = next(n for n in self.model.graph.node if tensor in n.output)
         written = self.after.setdefault(producer.name, [])
@@ -296,6 +299,21 @@ class _Writer:
             for index, name in enumerate(user.input):
                 if name == tensor:
                     user.input[index] = result
+
+    def _last_pair(self, tensor: str) -> None:
+        """Lay a pair between a convolution and an output of the model, which keeps its name.
+
+        Without it the kernel has to give floats, for which there is none in 8 bits.
+        """
+        if tensor in self.pairs:
+            return
+        producer = next(n for n in self.model.graph.node if tensor in n.output)
+        inner = f"{tensor}_before_q8"
+        producer.output[list(producer.output).index(tensor)] = inner
+        written = self.after.setdefault(producer.name, [])
+        self._pair(inner, written, ranged_as=tensor)
+        written[-1].output[0] = tensor
+        self.pairs[tensor] = tensor
 
     def _move(self, tensor: str, target: list[Any]) -> None:
         """Bring a pair that was written for a reader right behind the producer."""

@@ -90,7 +90,7 @@ def _recipe(
     for layer in layers:
         counts[layer.operator] = counts.get(layer.operator, 0) + 1
     words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    words += ", sums between them too" if joins else ""
+    words += ", sums between them and outputs too" if joins else ""
     return Recipe(
         method=method,
         name=f"{words}, {config.calibration_method} ranges",
