@@ -12,8 +12,9 @@ from fairlead.api.evidence_reading import for_router, known_evidence
 from fairlead.api.evidence_taking import is_measurable, take_evidence
 from fairlead.api.router_lessons import local_weights
 from fairlead.api.source_rows import Sources
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, WorkspaceError
 from fairlead.core.evidence import Evidence
+from fairlead.core.settings import Settings
 from fairlead.router import Answer, ask_batch
 from fairlead.router import ask as ask_router
 
@@ -47,7 +48,8 @@ def ask(
         slo_ms: Longest time that a request may take, in ms.
         measure: Whether a measurement that is missing is taken, instead of asking.
         trust: Whether code that came with the model may run while it is measured.
-        context: Workspace to read measurements from; opened from the environment when None.
+        context: Workspace whose measurements and lessons count; that of the environment when
+            None, if there is one.
 
     Returns:
         A route, one question, or a redirect to a neighbour.
@@ -58,10 +60,19 @@ def ask(
         NotFoundError: There is no such model, file or service.
     """
     sources = Sources(model, data, labels, url, slo_ms, trust)
-    ctx = context or (Context.open() if sources != Sources() or measure else None)
+    is_named = sources != Sources() or measure
+    ctx = context or (Context.open() if is_named else _workspace_here())
     return consult(
         text, answers=answers, evidence=evidence, sources=sources, measure=measure, context=ctx
     ).answer
+
+
+def _workspace_here() -> Context | None:
+    """Return the workspace if there is one; words alone make none, and need none."""
+    try:
+        return Context.open() if Settings.load().home.is_dir() else None
+    except WorkspaceError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
