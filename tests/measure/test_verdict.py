@@ -101,3 +101,11 @@ def test_times_that_cannot_be_judged(run: list[float], server: list[float], word
     with pytest.raises(DataError) as caught:
         RequestTimes.from_arrays(run_ms=run, server_ms=server)
     assert words in caught.value.hint
+
+
+def test_padding_is_named_with_its_share() -> None:
+    padded = judge_parts(parts(9, 0, 1), Surroundings(padding_ratio=0.4))
+
+    assert padded.text == "40 % of what the model computes is padding"
+    assert "like length" in padded.advice
+    assert "padding" not in judge_parts(parts(5, 0, 5), Surroundings(padding_ratio=0.1)).advice

@@ -63,6 +63,20 @@ def test_the_verdict_of_a_profile_counts_more_than_a_threshold(verdict, cause, u
     assert (reading.option, reading.metric) == (verdict, used)
 
 
+@pytest.mark.parametrize(
+    ("share", "used"), [(0.9, "padding_share"), (0.0, "model_time_share")], ids=["padded", "not"]
+)
+def test_padding_is_named_where_it_decides(share, used):
+    evidence = [
+        judged("model_time_share", 0.3, "infrastructure", "data-path"),
+        judged("padding_share", share, "infrastructure", "data-path"),
+    ]
+
+    [reading] = ask("my inference is slow", evidence=evidence).evidence_used
+
+    assert (reading.option, reading.metric) == ("infrastructure", used)
+
+
 def test_time_lost_in_the_network_is_infrastructure():
     route = ask("my inference is slow", evidence=[measured("network_time_share", 0.8)])
 

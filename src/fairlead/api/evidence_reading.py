@@ -111,7 +111,8 @@ def for_router(evidence: Iterable[Evidence], *, slo_ms: float | None = None) -> 
 
 
 _READ: Final = frozenset({
-    "threads_per_cpu", "model_time_share", "queue_time_share", "latency_p95_ms", "latency_slo_ms",
+    "threads_per_cpu", "model_time_share", "queue_time_share", "network_time_share",
+    "padding_share", "latency_p95_ms", "latency_slo_ms",
     "accuracy_drop_ratio", "drift_detected", "prediction_drift_detected", "training_time_share",
     "alerts_firing", "error_rate_ratio",
 })  # fmt: skip

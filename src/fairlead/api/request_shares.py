@@ -13,7 +13,11 @@ from fairlead.measure.verdict import Bottleneck, RequestTimes, Surroundings, fin
 __all__ = ["latency_of", "time_shares"]
 
 _SKILL: Final = "production-debugging-techniques"
-_SETTING: Final = "threads of one run over the CPUs that the process may use"
+_METHODS: Final = {
+    "threads_per_cpu": "threads of one run over the CPUs that the process may use",
+    "padding_share": "padded steps of the sequences over all steps",
+}
+"""How what is no time was measured."""
 
 
 def time_shares(
@@ -41,6 +45,8 @@ def time_shares(
         found["network_time_share"] = parts.outside_ms / parts.total_ms
     if around.threads_per_cpu is not None:
         found["threads_per_cpu"] = around.threads_per_cpu
+    if around.padding_ratio is not None:
+        found["padding_share"] = around.padding_ratio
     side = "model" if verdict.is_model else "infrastructure"
     labels = {"cause": verdict.cause, "verdict": side, "why": verdict.text}
     return [
@@ -48,7 +54,7 @@ def time_shares(
             metric=metric,
             value=value,
             unit="ratio",
-            method=_SETTING if metric == "threads_per_cpu" else f"mean over {method}",
+            method=_METHODS.get(metric, f"mean over {method}"),
             subject=subject,
             sample_size=times.n_requests,
             skill=_SKILL,

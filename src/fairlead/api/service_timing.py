@@ -11,7 +11,7 @@ import numpy as np
 
 from fairlead.api.request_shares import latency_of, time_shares
 from fairlead.api.service_place import Meters, Place
-from fairlead.core.errors import EndpointError
+from fairlead.core.errors import EndpointError, OverloadedError
 from fairlead.core.evidence import Evidence
 from fairlead.core.ports import Feeds, first_dimension
 from fairlead.measure.verdict import RequestTimes, Surroundings
@@ -25,6 +25,8 @@ _REQUESTS: Final = 200
 _FEWEST: Final = 20
 _WARM_UP: Final = 5
 _LIMIT_S: Final = 4.0
+_PATIENCE_S: Final = 12.0
+"""How long a service may refuse requests because it is full, before the others' are looked at."""
 _PAGE: Final = 1000
 
 
@@ -44,7 +46,7 @@ def time_service(place: Place, feeds: Feeds | None) -> list[Evidence]:
         before = Meters.read(client)
         after = 0 if inside is None or feeds is None else _newest(inside)
         seen = {} if feeds is None else _send(client, feeds)
-        meters = Meters.read(client).since(before if seen else None)
+        meters = Meters.read(client).since(None if feeds is None else before)
         known = {} if inside is None else _outcomes(inside, after)
         if inside is not None:
             inside.close()
@@ -72,15 +74,24 @@ def _inside(place: Place) -> EndpointClient | None:
 
 
 def _send(client: EndpointClient, feeds: Feeds) -> dict[str, float]:
-    """Send single rows and return the time of each request, in ms."""
+    """Send single rows and return the time of each request, in ms.
+
+    A service that is full refuses some or all of them: then the requests it answers tell.
+    """
     n_rows = first_dimension(feeds)
     seen: dict[str, float] = {}
-    deadline = time.monotonic() + _LIMIT_S
+    begun = time.monotonic()
+    deadline = begun + _LIMIT_S
     for number in range(_WARM_UP + _REQUESTS):
         row = number % n_rows
         one = {name: array[row : row + 1] for name, array in feeds.items()}
         start = time.perf_counter()
-        answer = client.infer(one)
+        try:
+            answer = client.infer(one)
+        except OverloadedError:
+            if time.monotonic() > begun + _PATIENCE_S:
+                break
+            continue
         took = (time.perf_counter() - start) * 1e3
         if number >= _WARM_UP:
             seen[answer.id or str(number)] = took
@@ -140,7 +151,7 @@ def _watched(
     if not inside:
         raise EndpointError(
             f"`{place.service}` has answered no request yet, so there is nothing to time",
-            hint="give rows to send with --data",
+            hint="give rows to send with --data, or ask again when it is not overloaded",
         )
     return _times(inside, meters.queue_ms, None)
 

@@ -69,8 +69,8 @@ _WORDS: dict[Cause, tuple[str, str]] = {
         "lower max_batch_wait_ms or max_batch_size",
     ),
     "data-path": (
-        "reading requests, padding and writing answers cost more than they should",
-        "send binary tensors, batch rows of like length, and move preparation out of the request",
+        "reading requests and writing answers cost more than they should",
+        "send binary tensors, more rows in a request, and move preparation out of it",
     ),
     "kernels": (
         "the model's own time decides, and it uses less than half of what the CPU can do",
@@ -81,6 +81,9 @@ _WORDS: dict[Cause, tuple[str, str]] = {
         "make it cheaper: `fairlead optimize quantize` or `fairlead optimize compress`",
     ),
 }
+
+
+_UNPADDED = "batch rows of like length, and pad to the longest of them, not to a fixed length"
 
 
 class Surroundings(Value):
@@ -335,6 +338,10 @@ def _verdict(
     cause: Cause, share: float, parts: TimeParts, numbers: list[DecidingNumber]
 ) -> Bottleneck:
     text, advice = _WORDS[cause]
+    met = {number.name: number for number in numbers if number.is_met}
+    if cause == "data-path" and "padding" in met:
+        text = f"{100 * met['padding'].value:.0f} % of what the model computes is padding"
+        advice = _UNPADDED
     return Bottleneck(
         cause=cause,
         is_model=cause in _MODEL_CAUSES,

@@ -2,7 +2,8 @@
 
 Read are, newest first: `threads_per_cpu` (threads of one run for each CPU), `model_time_share`
 (with the verdict of whoever took the profile, where it has one), `queue_time_share` and
-`network_time_share` (share of a request, ratio),
+`network_time_share` (share of a request, ratio), `padding_share` (of sequences, as what a profile's
+verdict rests on),
 `latency_p95_ms` or `latency_p99_ms` or `latency_p50_ms` against `latency_slo_ms`,
 `accuracy_drop_ratio`, `drift_detected`, `prediction_drift_detected`, `training_time_share`,
 `alerts_firing` and `error_rate_ratio`. A value near the middle settles nothing: then the
@@ -30,7 +31,10 @@ _CAUSES: Final = {
     "batching": "queue_time_share",
     "network": "network_time_share",
     "threads": "threads_per_cpu",
+    "data-path": "padding_share",
 }
+_PADDED: Final = 0.3
+"""Share of padding that decides on its own."""
 _ACCURACY_DROP: Final = 0.02
 _ERROR_RATE: Final = 0.01
 
@@ -97,6 +101,8 @@ def _decisive(evidence: Sequence[Evidence], share: Evidence) -> Evidence:
     metric = _CAUSES.get(share.labels.get("cause", ""), share.metric)
     same = [item for item in evidence if item.subject == share.subject]
     found = _newest(same, metric)
+    if found and metric == "padding_share" and _ratio(found) < _PADDED:
+        return share
     return found if found and found.labels == share.labels else share
 
 

@@ -153,7 +153,7 @@ def _tell_measured(result: Consultation) -> None:
     from fairlead.api.evidence_reading import for_router
 
     for item in result.taken:
-        if for_router([item]) or item.metric == "network_time_share":
+        if for_router([item]):
             line = f"measured now: {item.metric} = {item.value:.4g} {item.unit} ({item.method})"
             talk().print(line, markup=False, soft_wrap=True)
     used = {reading.metric for reading in result.answer.evidence_used}
