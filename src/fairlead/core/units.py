@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_duration_s", "format_value"]
+__all__ = ["format_bytes", "format_duration_s", "format_number", "format_value"]
 
 _BYTE_STEPS = ("B", "KiB", "MiB", "GiB", "TiB")
+_GROUPED = 100_000
+_SMALLEST, _LARGEST = 1e-6, 1e12
 
 
 def format_bytes(size_bytes: float) -> str:
@@ -38,6 +40,23 @@ def format_duration_s(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
+def format_number(value: float) -> str:
+    """Write a number with four digits, without powers of ten where people would write none.
+
+    Whole numbers keep all their digits; from six on they are grouped.
+
+    Examples:
+        >>> format_number(660_812.4), format_number(0.00005), format_number(670723)
+        ('660,800', '0.00005', '670,723')
+    """
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= _GROUPED else str(value)
+    short = f"{value:.4g}"
+    if "e" not in short or not _SMALLEST <= abs(value) < _LARGEST:
+        return short
+    return f"{float(short):,.0f}" if abs(value) > 1 else f"{float(short):.10f}".rstrip("0")
+
+
 def format_value(value: float, unit: str) -> str:
     """Write a measured value with its unit.
 
@@ -56,5 +75,5 @@ def format_value(value: float, unit: str) -> str:
     if unit in {"count", "rows", "requests"}:
         return f"{value:,.0f}"
     if unit in {"", "ratio", "1"}:
-        return f"{value:.4g}"
-    return f"{value:.4g} {unit}"
+        return format_number(float(value))
+    return f"{format_number(float(value))} {unit}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fairlead.core.errors import MissingExtraError
 from fairlead.core.report import Measure, Plot, Report
 from fairlead.core.units import format_value
+from fairlead.entrypoints.render.cells import cell_text, is_number_column
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -30,8 +31,9 @@ def render_page(title: str, lead: str, reports: Sequence[Report]) -> str:
         left to the tables with a note when it is not.
     """
     return _template().render(
-        title=title, lead=lead, reports=reports, svg=_svg, value=_value, interval=_interval
-    )
+        title=title, lead=lead, reports=reports, svg=_svg, value=_value, interval=_interval,
+        cell=cell_text, is_number=is_number_column,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1)

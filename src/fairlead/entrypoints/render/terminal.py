@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from fairlead.core.report import Finding, Measure, Plot, Report, Table
 from fairlead.core.units import format_value
+from fairlead.entrypoints.render.cells import cell_text, is_number_column
 
 __all__ = ["open_console", "print_hanging", "print_report", "render_report"]
 
@@ -94,19 +95,11 @@ def _finding(finding: Finding) -> Text:
 def _table(data: Table) -> RichTable:
     table = RichTable(title=data.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(data.columns):
-        is_number = all(isinstance(row[index], int | float) for row in data.rows)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        justify: JustifyMethod = "right" if is_number_column(data, index) else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in data.rows:
-        table.add_row(*[Text(_cell(value)) for value in row])
+        table.add_row(*[Text(cell_text(value)) for value in row])
     return table
-
-
-def _cell(value: str | float | int | bool | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _spark(plot: Plot) -> Text | None:
