@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
-from itertools import repeat
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,13 @@ class _Tally:
         counts = np.bincount(places, minlength=len(self.counts)).tolist()
         self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
         self.total += float(found.sum())
+
+    def add_often(self, values: Sequence[float], times: Sequence[int]) -> None:
+        """Add each value as often as is said."""
+        places = np.searchsorted(self.bounds, values).tolist()
+        for place, value, count in zip(places, values, times, strict=True):
+            self.counts[place] += count
+            self.total += value * count
 
     def buckets(self, unit: float) -> list[tuple[str, float]]:
         """Return cumulated counts by upper bound, the bounds divided by `unit`."""
@@ -107,7 +114,15 @@ class ArmTally:
             known = self.batches.get(size, (0.0, 0.0))
             self.batches[size] = (known[0] + float(runs[size]), known[1] + float(spent_ms[size]))
 
+    def count_runs(self, rows: Sequence[int], run_ms: Sequence[float]) -> None:
+        """Count runs of the model by their rows, one by one."""
+        for size, spent_ms in zip(rows, run_ms, strict=True):
+            known = self.batches.get(size, (0.0, 0.0))
+            self.batches[size] = (known[0] + 1.0, known[1] + spent_ms)
 
+
+_Together = tuple[Arm, Sequence[float], Sequence[float], float, int]
+"""Arm, times from arrival to answer and of waiting, time and rows of the run they shared."""
 _Fresh = tuple[Arm, int, float, float, float, int, int]
 _FIELDS = ("arm", "status", "total_ms", "queue_ms", "run_ms", "batch_rows", "n_rows")
 _PICK: Callable[[ServedRequest], _Fresh] = itemgetter(
@@ -146,6 +161,8 @@ class ServingMetrics:
         self._arms: dict[tuple[str, str, str], ArmTally] = {}
         self._requests: Counter[tuple[str, str, str, int]] = Counter()
         self._fresh: list[_Fresh] = []
+        self._together: list[_Together] = []
+        self._n_together = 0
         self._dataplane: Dataplane | None = None
         self._cache: ResponseCache | None = None
 
@@ -175,10 +192,11 @@ class ServingMetrics:
             for served in requests:
                 if served.parts_ms:
                     self._count_steps(served.arm, served.parts_ms)
-        if len(self._fresh) >= _FOLD or not requests:
+        if len(self._fresh) + self._n_together >= _FOLD or not requests:
             self._fold()
 
     def _take_together(self, served: ServedTogether) -> None:
+        self._count_steps_of(served)
         if len(served.ids) == 1:
             self._fresh.append(
                 (
@@ -186,21 +204,11 @@ class ServingMetrics:
                     served.batch_rows, served.n_rows[0],
                 )
             )  # fmt: skip
-            self._count_steps_of(served)
             return
-        self._fresh.extend(
-            zip(
-                repeat(served.arm),
-                repeat(200),
-                served.total_ms,
-                served.queue_ms,
-                repeat(served.run_ms),
-                repeat(served.batch_rows),
-                served.n_rows,
-                strict=False,
-            )
+        self._together.append(
+            (served.arm, served.total_ms, served.queue_ms, served.run_ms, served.batch_rows)
         )
-        self._count_steps_of(served)
+        self._n_together += len(served.ids)
 
     def _count_steps_of(self, served: ServedTogether) -> None:
         if served.parts_ms:
@@ -209,6 +217,8 @@ class ServingMetrics:
 
     def _fold(self) -> None:
         """Put what is fresh into the tallies."""
+        if self._together:
+            self._fold_together()
         fresh, self._fresh = self._fresh, []
         for (arm, status, is_cached), group in _grouped(fresh):
             key = (arm.model, arm.version, arm.name)
@@ -226,6 +236,23 @@ class ServingMetrics:
                 tally.run.add_all(run_ms)
                 tally.batch.add_all(batch_rows)
                 tally.count_batches(batch_rows, n_rows, run_ms)
+
+    def _fold_together(self) -> None:
+        together, self._together, self._n_together = self._together, [], 0
+        for arm in dict.fromkeys([each[0] for each in together]):
+            batches = [each[1:] for each in together if each[0] is arm]
+            totals, queues, runs, rows = zip(*batches, strict=True)
+            sizes = [len(each) for each in totals]
+            total_ms = list(chain.from_iterable(totals))
+            self._requests[arm.model, arm.version, arm.name, 200] += len(total_ms)
+            tally = self._tally(arm)
+            tally.total.add_all(total_ms)
+            tally.end("ran", total_ms)
+            tally.rows += sum(rows)
+            tally.queue.add_all(list(chain.from_iterable(queues)))
+            tally.run.add_often(runs, sizes)
+            tally.batch.add_often(rows, sizes)
+            tally.count_runs(rows, runs)
 
     def _count_steps(self, arm: Arm, parts_ms: Mapping[str, float]) -> None:
         steps = self._tally(arm).steps

@@ -170,8 +170,8 @@ def _columns_together(service: str, arm: Arm, batches: Sequence[ServedTogether])
     sizes = [len(item.ids) for item in batches]
     count = sum(sizes)
 
-    def one_each(values: Sequence[Any]) -> list[Any]:
-        return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
+    def one_each(values: Sequence[float]) -> Any:  # noqa: ANN401 (an array is a sequence here)
+        return np.repeat(values, sizes)
 
     return RequestColumns(
         service=service,
@@ -180,7 +180,7 @@ def _columns_together(service: str, arm: Arm, batches: Sequence[ServedTogether])
         bundle_digest=bundle.digest,
         id=list(chain.from_iterable([item.ids for item in batches])),
         arm=(arm.name,) * count,
-        status=(200,) * count,
+        status=one_each([200] * len(batches)),
         feeds=[item.feeds for item in batches],
         outputs=[item.outputs for item in batches],
         n_rows=list(chain.from_iterable([item.n_rows for item in batches])),
