@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
+from rich.console import Console
 
-from fairlead.core.report import Report, Table
+from fairlead.core.report import Measure, Plot, Report, Series, Table
 from fairlead.core.units import format_number, format_value
 from fairlead.entrypoints.render.cells import cell_text, is_number_column
 from fairlead.entrypoints.render.page import render_page
+from fairlead.entrypoints.render.terminal import render_report
 
 TABLE = Table(
     title="Batch size",
@@ -57,3 +60,47 @@ def test_the_heading_of_numbers_stands_above_them():
     assert '<td class="n">660,800</td>' in page
     assert '<td class="n"></td><td>yes</td>' in page
     assert "<th>taken</th>" in page
+
+
+@pytest.mark.parametrize("note", ["", "one row"])
+@pytest.mark.parametrize("low", [None, 1.0])
+def test_measures_have_no_empty_columns(note, low):
+    measure = Measure(name="speed", value=2.0, unit="ratio", ci_low=low, ci_high=low, note=note)
+    report = Report(skill="s", title="t", summary="it is so.", measures=(measure,))
+
+    page = render_page("t", "l", [report])
+    buffer = Console(file=io.StringIO(), width=100)
+    buffer.print(render_report(report))
+    text = buffer.file.getvalue()
+
+    for surface in (page, text):
+        assert ("95 % interval" in surface) == (low is not None)
+        assert ("note" in surface.split("measure", 1)[1].split("speed")[0]) == bool(note)
+
+
+def test_a_plot_keeps_its_labels_inside_the_picture():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from fairlead.entrypoints.render import charts
+
+    names = tuple(f"pixel_{place}" for place in range(12))
+    plot = Plot(
+        title="Effect per column",
+        kind="bar",
+        x_label="column",
+        y_label="effect (reference standard deviations, or Cohen's w)",
+        series=(Series(name="effect", x=names, y=tuple(1.0 for _ in names)),),
+        marks=(("effect that matters", 0.02),),
+    )
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    charts._draw(axes, plot)
+    figure.draw_without_rendering()
+
+    box = axes.yaxis.label.get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= figure.bbox.y1
+    assert {label.get_ha() for label in axes.get_xticklabels()} == {"right"}
+    assert axes.texts[0].get_bbox_patch() is not None
+    assert "<svg" in charts.plot_svg(plot)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+import textwrap
+from typing import Any, Final
 
 from fairlead.core.extras import requires
 from fairlead.core.report import Plot
@@ -12,6 +13,8 @@ from fairlead.core.report import Plot
 __all__ = ["plot_svg"]
 
 _COLOURS = ("#1f5f8b", "#d1495b", "#66a182", "#edae49", "#6c5b7b", "#2e4057")
+_LABEL_WIDTH: Final = 28
+"""Characters of a line beside the axis; what is longer would be cut at the edge of the picture."""
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -62,14 +65,23 @@ def _draw(axes: Any, plot: Plot) -> None:  # noqa: ANN401 (untyped library)
         names = [str(value) for value in plot.series[0].x]
         centre = 0.4 - width / 2
         axes.set_xticks([place + centre for place in range(len(names))], names)
+        axes.grid(visible=False, axis="x")
         if len(names) > 8:
-            axes.tick_params(axis="x", rotation=60)
-    for label, height in plot.marks:
-        axes.axhline(height, color="#8a8f98", linestyle="--", linewidth=1)
-        axes.annotate(label, (0.99, height), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", fontsize=8, color="#555")  # fmt: skip
+            for label in axes.get_xticklabels():
+                label.set(rotation=60, ha="right", rotation_mode="anchor")
+    _draw_marks(axes, plot)
     axes.set_title(plot.title, loc="left", fontsize=11)
     axes.set_xlabel(plot.x_label)
-    axes.set_ylabel(plot.y_label)
+    axes.set_ylabel(textwrap.fill(plot.y_label, _LABEL_WIDTH))
     if len(plot.series) > 1:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_marks(axes: Any, plot: Plot) -> None:  # noqa: ANN401 (untyped library)
+    """Draw the heights that matter above all else, so that bars do not hide what they are."""
+    for label, height in plot.marks:
+        axes.axhline(height, color="#8a8f98", linestyle="--", linewidth=1, zorder=3)
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        axes.annotate(label, (0.99, height), xycoords=("axes fraction", "data"), ha="right",
+                      va="bottom", fontsize=8, color="#555", bbox=paper, zorder=4,
+                      xytext=(0, 2), textcoords="offset points")  # fmt: skip

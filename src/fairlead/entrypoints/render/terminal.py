@@ -66,14 +66,19 @@ def _measures(measures: tuple[Measure, ...]) -> RichTable:
     table.add_column("value", justify="right")
     if has_baseline:
         table.add_column("baseline", justify="right")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("note", overflow="fold")
+    is_bounded = any(item.ci_low is not None for item in measures)
+    is_noted = any(item.note for item in measures)
+    if is_bounded:
+        table.add_column("95 % interval", justify="right")
+    if is_noted:
+        table.add_column("note", overflow="fold")
     for item in measures:
         cells = [item.name, format_value(item.value, item.unit)]
         if has_baseline:
             known = item.baseline is not None
             cells.append(format_value(item.baseline or 0.0, item.unit) if known else "")
-        cells += [_interval(item), item.note]
+        cells += [_interval(item)] if is_bounded else []
+        cells += [item.note] if is_noted else []
         table.add_row(*[Text(cell) for cell in cells])
     return table
 
