@@ -280,3 +280,10 @@ def test_a_spool_is_locked_by_its_writer(tmp_path):
     assert make_segments(tmp_path, "s") == 0
     assert [path.suffix for path in (tmp_path / "s").iterdir()] == [".spool"]
     log.close()
+
+
+def test_half_a_character_is_written_and_read_like_any_other_text():
+    texts = ["plain", "\ud83d", "half \udc00 way", None, "日本"]
+    (frame,) = decode_frames(encode_frame("requests", {"id": texts}))
+    assert frame is not None
+    assert frame.blocks["id"].tolist() == texts
