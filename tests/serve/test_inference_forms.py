@@ -134,6 +134,28 @@ def test_a_stream_that_cannot_begin_is_a_plain_refusal(ask):
     assert ask("/v2/models/wines/infer_stream", body)[0] == 400
 
 
+def test_a_stream_that_began_is_not_refused_in_the_middle(slow, tmp_path):
+    """Rows of one request wait for room among themselves; only its first one may find none."""
+    settings = {"max_pending_requests": 2, "max_batch_size": 1}
+    item = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [12, 4],
+        "data": [float(i) for i in range(48)],
+    }
+    with serving(tmp_path, slow, "slow", settings=settings) as handle, handle.client() as client:
+        request = urllib.request.Request(
+            f"{handle.endpoint.url}/v2/models/slow/infer_stream",
+            json.dumps({"id": "s", "inputs": [item]}).encode(),
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            *rows, last = events_of(answer.read())
+        statuses = [outcome.status for outcome in client.outcomes().outcomes]
+    assert last == ("end", {"events": 12})
+    assert [row["id"] for _, row in rows] == [f"s#{row}" for row in range(12)]
+    assert set(statuses) == {200}
+
+
 def test_the_repository_lists_unloads_and_loads(wines, tmp_path):
     with serving(tmp_path, wines) as handle:
 

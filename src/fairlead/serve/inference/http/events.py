@@ -14,12 +14,13 @@ data: {"events":2}
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from fairlead.core.errors import DataError
+from fairlead.core.errors import DataError, OverloadedError
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
 from fairlead.serve.inference.http.exchange import Exchange
 from fairlead.serve.inference.http.inference import Inference, Reading
@@ -33,6 +34,7 @@ __all__ = ["Events"]
 
 _WINDOW = 64
 """Rows of one request that may be under way at the same time."""
+_PAUSE_S = 0.05
 _HEADERS = field("content-type", "text/event-stream; charset=utf-8") + field(
     "cache-control", "no-store"
 )
@@ -129,7 +131,9 @@ async def _by_row(plane: Dataplane, request: InferenceRequest) -> AsyncGenerator
     flying: deque[asyncio.Task[Answer]] = deque()
     try:
         for row in range(n_rows):
-            flying.append(asyncio.ensure_future(plane.infer(_row_of(request, row, n_rows))))
+            one = _row_of(request, row, n_rows)
+            answering = plane.infer(one) if row == 0 else _answered_later(plane, one)
+            flying.append(asyncio.ensure_future(answering))
             if len(flying) >= _WINDOW:
                 yield await flying.popleft()
         while flying:
@@ -137,6 +141,18 @@ async def _by_row(plane: Dataplane, request: InferenceRequest) -> AsyncGenerator
     finally:
         for task in flying:
             task.cancel()
+
+
+async def _answered_later(plane: Dataplane, request: InferenceRequest) -> Answer:
+    """Answer a row of a stream that was begun: while there is no room it waits, until its time."""
+    while True:
+        try:
+            plane.check_room(request.priority)
+            return await plane.infer(request)
+        except OverloadedError:
+            await asyncio.sleep(_PAUSE_S)
+            if plane.deadline_of(request) <= time.perf_counter():
+                raise
 
 
 def _row_of(request: InferenceRequest, row: int, n_rows: int) -> InferenceRequest:
