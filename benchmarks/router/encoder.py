@@ -1,19 +1,22 @@
 """Fit the upper layers of a sentence encoder to the router's utterances, and write it.
 
-    python benchmarks/router/encoder.py FOLDER
+    python benchmarks/router/encoder.py FOLDER [--work WORK] [--processes 2]
 
 FOLDER holds `model.safetensors`, `tokenizer.json` and `vocab.txt` of all-MiniLM-L6-v2 (Apache 2.0).
-Needs torch, transformers, tokenizers and safetensors; an hour and a half on one core. The lower
+Needs torch, transformers, tokenizers and safetensors; an hour and a half of CPU time. The lower
 layers stay as they are, so what they say of each utterance is computed once. One tenth of the
-utterances is held back, as in `train.py`; for the calibration there every fold is also
-answered by an encoder that has not seen it (`unseen.npz`).
+utterances is held back, as in `train.py`; for the calibration there every fold is also answered by
+an encoder that has not seen it (`unseen.npz`). Every fit is kept in WORK: a run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +35,13 @@ from fairlead.router.surface import surface_of
 
 TARGET = Path(features.__file__).parent / "data" / "encoder.npz"
 UNSEEN = Path(__file__).parent / "unseen.npz"
-LAYERS, KEPT, WIDTH = 6, 4, 384
+LAYERS, KEPT, WIDTH = 6, 3, 384
 BATCH = 32
 EPOCHS, EPOCHS_FOLD = 5, 4
-FITS = 3
-RATE, HEAD_RATE = 3e-4, 2e-3
+FITS = 2
+MISSED = 0.1
+"""Share of the pieces that a step of the fit does not see: no answer may hang on one word."""
+RATE, HEAD_RATE = 2e-4, 2e-3
 SMOOTHING = 0.05
 GAIN = 3.0
 """The heads read the mean of the last layer times this: their steps would be too small."""
@@ -104,6 +109,10 @@ class Upper(nn.Module):
 
     def forward(self, states: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         values, mask = padded(states)
+        if self.training:
+            seen = (torch.rand(mask.shape) > MISSED).float()
+            seen[:, 0] = 1
+            mask = mask * seen
         hidden = (1 - mask)[:, None, None, :] * -1e9
         for layer in self.layers:
             found = layer(values, attention_mask=hidden)
@@ -157,11 +166,29 @@ def begun(model: BertModel, n_answers: int) -> Upper:
     return Upper(fresh.encoder.layer[KEPT:], n_answers)
 
 
-def fit(model: BertModel, items, states, answers: list[str], epochs: int, seed: int = 0) -> Upper:
+@dataclass(frozen=True)
+class Task:
+    """One fit: of everything, or of all folds but one."""
+
+    seed: int
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        part = "whole" if self.fold is None else f"without_{self.fold}"
+        return f"{part}_{self.seed}"
+
+
+def tasks() -> list[Task]:
+    return [*(Task(seed) for seed in range(FITS)), *(Task(0, fold) for fold in range(FOLDS))]
+
+
+def fit(model: BertModel, items, states, answers: list[str], task: Task) -> Upper:
     """Fit the upper layers; the seed decides on the order of the utterances and on dropout."""
+    epochs = EPOCHS if task.fold is None else EPOCHS_FOLD
     upper = begun(model, len(answers)).train()
-    random.seed(seed)
-    torch.manual_seed(seed)
+    random.seed(task.seed)
+    torch.manual_seed(task.seed)
     heads = [*upper.answers.parameters(), *upper.skills.parameters()]
     optimizer = torch.optim.AdamW(
         [{"params": upper.layers.parameters(), "lr": RATE}, {"params": heads, "lr": HEAD_RATE}],
@@ -184,7 +211,8 @@ def fit(model: BertModel, items, states, answers: list[str], epochs: int, seed: 
             schedule.step()
             total += loss.item() * len(rows)
         took_s = time.perf_counter() - start
-        print(f"epoch {epoch}: loss {total / len(items):.3f}, {took_s:.0f} s", flush=True)
+        said = f"epoch {epoch}: loss {total / len(items):.3f}, {took_s:.0f} s"
+        print(f"{task.name} {said}", flush=True)
     return upper.eval()
 
 
@@ -196,10 +224,9 @@ def logits(upper: Upper, states: list[np.ndarray]) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([item[0] for item in found]), np.concatenate([item[1] for item in found])
 
 
-def averaged(model: BertModel, fits: list[Upper]) -> Upper:
+def averaged(model: BertModel, states: list[dict[str, torch.Tensor]]) -> Upper:
     """Return the mean of the weights of several fits."""
-    states = [item.state_dict() for item in fits]
-    upper = begun(model, fits[0].answers.out_features)
+    upper = begun(model, len(states[0]["answers.bias"]))
     upper.load_state_dict(
         {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
     )
@@ -283,27 +310,66 @@ def write_unseen(corpus, answers, first, parts) -> None:
     )
 
 
+class Work:
+    """All fits of one corpus; what is done is kept in a folder."""
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.model = whole(folder)
+        self.corpus = [item for item in load_corpus() if not item.is_held_back]
+        said = {item.text: surface_of(observe(item.text)) for item in self.corpus}
+        found = lower_states(self.model, folder, list(said.values()))
+        self.states = {text: found[surface] for text, surface in said.items()}
+        self.answers = sorted({name for item in self.corpus for name in answers_of(item)})
+        self.work = work
+
+    def path(self, task: Task) -> Path:
+        return self.work / f"{task.name}.pt"
+
+    def do(self, task: Task) -> None:
+        if self.path(task).exists():
+            return
+        torch.set_num_threads(1)
+        items = [item for item in self.corpus if item.fold % FOLDS != task.fold]
+        upper = fit(self.model, items, self.states, self.answers, task)
+        unfinished = self.path(task).with_suffix(".part")
+        torch.save(upper.state_dict(), unfinished)
+        unfinished.replace(self.path(task))
+
+    def fitted(self, fold: int | None = None) -> Upper:
+        """Return the mean of the fits of everything, or of all folds but one."""
+        found = [task for task in tasks() if task.fold == fold]
+        return averaged(self.model, [torch.load(self.path(task)) for task in found])
+
+
+WORK: list[Work] = []
+"""What the processes share: it is there before they are forked, so nothing is copied to them."""
+
+
+def do(task: Task) -> None:
+    WORK[0].do(task)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--work", type=Path, default=Path("router-encoder"))
+    parser.add_argument("--processes", type=int, default=2)
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    model = whole(folder)
-    corpus = [item for item in load_corpus() if not item.is_held_back]
-    said = {item.text: surface_of(observe(item.text)) for item in corpus}
-    found = lower_states(model, folder, list(said.values()))
-    states = {text: found[surface] for text, surface in said.items()}
-    answers = sorted({name for item in corpus for name in answers_of(item)})
-    fits = [fit(model, corpus, states, answers, EPOCHS, seed) for seed in range(FITS)]
-    write(model, averaged(model, fits), answers, folder)
-    first = np.zeros((len(corpus), len(answers)), np.float32)
-    parts = np.zeros((len(corpus), len(SHORT)), np.float32)
+    work = Work(asked.folder, asked.work)
+    WORK.append(work)
+    with multiprocessing.get_context("fork").Pool(asked.processes) as pool:
+        for _ in pool.imap_unordered(do, tasks()):
+            pass
+    write(work.model, work.fitted(), work.answers, asked.folder)
+    first = np.zeros((len(work.corpus), len(work.answers)), np.float32)
+    parts = np.zeros((len(work.corpus), len(SHORT)), np.float32)
     for fold in range(FOLDS):
-        test = [at for at, item in enumerate(corpus) if item.fold % FOLDS == fold]
-        rest = [item for item in corpus if item.fold % FOLDS != fold]
-        upper = fit(model, rest, states, answers, EPOCHS_FOLD)
-        first[test], parts[test] = logits(upper, [states[corpus[at].text] for at in test])
-    write_unseen(corpus, answers, first, parts)
+        rows = [at for at, item in enumerate(work.corpus) if item.fold % FOLDS == fold]
+        states = [work.states[work.corpus[at].text] for at in rows]
+        first[rows], parts[rows] = logits(work.fitted(fold), states)
+    write_unseen(work.corpus, work.answers, first, parts)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from fairlead.router.scene import Scene
 from fairlead.router.surface import surface_of
 
 __all__ = [
+    "ASKING",
     "ENCODER_SHARE",
     "LENGTH",
     "OUTSIDE",
@@ -41,6 +42,9 @@ ENCODER_SHARE: Final = 0.5
 """How much the encoder counts where both are heard."""
 OUTSIDE: Final = 0.45
 """Log odds added to `out-of-scope` where words are left over: no corpus holds all that is asked."""
+ASKING: Final = -0.15
+"""Log odds added to every question there: people leave less open than the corpus, and a question
+that was not needed costs a turn."""
 _OUTSIDE: Final = "!out-of-scope"
 
 
@@ -122,8 +126,15 @@ def logits_of(scene: Scene, weights: Weights, heard: Heard | None = None) -> Log
     parts = np.array([told.skills[name] for name in weights.skills], np.float32)
     own = 1 - ENCODER_SHARE
     answers = own * answers + ENCODER_SHARE * first
-    answers += np.array([OUTSIDE * (name == _OUTSIDE) for name in weights.answers], np.float32)
+    answers += np.array([_leaning(name) for name in weights.answers], np.float32)
     return Logits(answers, own * skills + ENCODER_SHARE * parts, own)
+
+
+def _leaning(answer: str) -> float:
+    """Return the log odds by which an answer is likelier among real statements."""
+    if answer == _OUTSIDE:
+        return OUTSIDE
+    return ASKING if answer.startswith("?") else 0.0
 
 
 def score(scene: Scene, weights: Weights | None = None, heard: Heard | None = None) -> Scores:

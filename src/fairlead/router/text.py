@@ -100,7 +100,11 @@ def _has_surrogate(text: str) -> bool:
 def _windows(text: str) -> list[tuple[int, int]]:
     if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
         return [(0, len(text))]
-    return [(0, _HEAD_CHARS), (len(text) - _TAIL_CHARS, len(text))]
+    last = len(text) - _TAIL_CHARS
+    # Where there are lines they stay whole: half a line of a log looks like a sentence.
+    stop = text.rfind("\n", _HEAD_CHARS // 2, _HEAD_CHARS)
+    start = text.find("\n", last, len(text) - _TAIL_CHARS // 2)
+    return [(0, _HEAD_CHARS if stop < 0 else stop), (last if start < 0 else start, len(text))]
 
 
 def tokens_of(phrase: str) -> tuple[str, ...]:
