@@ -165,7 +165,7 @@ def test_the_workspace_answers_as_it_was_taught_and_others_do_not(corrected, tmp
 
 def test_the_command_shows_first_and_writes_when_told(here, tmp_path):
     home = {"FAIRLEAD_HOME": str(tmp_path / "home")}
-    assert "no answer to a problem was corrected" in here("router", "train", env=home).stderr
+    assert "no first answer to a problem was corrected" in here("router", "train", env=home).stderr
     here("ask", ODD, "--correct", str(RIGHT), check=0, env=home)
 
     shown = here("router", "train", check=0, env=home)
