@@ -154,16 +154,38 @@ def test_what_is_tried_follows_from_the_profile(
 
 
 @pytest.mark.parametrize(
-    ("max_drop", "tried"), [(0.01, [True, True, True]), (0.0, [True, False, False])]
+    ("max_drop", "has_labels", "tried"),
+    [
+        (0.01, True, [True, True, True, True]),
+        (0.01, False, [True, False, True, True]),
+        (0.0, True, [True, False, False, False]),
+    ],
 )
-def test_trees_get_a_harmless_version_beside_the_daring_ones(max_drop, tried) -> None:
+def test_trees_get_harmless_versions_beside_the_daring_ones(max_drop, has_labels, tried) -> None:
     plan = plan_trials(
-        ModelProfile("trees"), target="throughput", device="cpu", limits={"max_drop": max_drop}
-    )
-    assert [one.id for one in plan[2:]] == ["leaner trees", "fewer trees", "distilled"]
+        ModelProfile("trees"), target="throughput", device="cpu", limits={"max_drop": max_drop},
+        has_labels=has_labels,
+    )  # fmt: skip
+    names = ["leaner trees", "fewer trees", "fewest trees", "distilled"]
+    assert [one.id for one in plan[2:]] == names
     assert [one.is_tried for one in plan[2:]] == tried
     assert plan[2].settings["max_drop"] == 0
-    assert [one.settings["method"] for one in plan[3:]] == ["tree-selection", "distillation"]
+    assert [one.by_agreement for one in plan] == [False, False, False, True, False, False]
+
+
+def test_at_most_four_versions_of_a_forest_are_judged(forest_bundle, rows, tmp_path) -> None:  # noqa: F811
+    outcome = optimize_auto(
+        forest_bundle.path, rows, out=tmp_path / "out",
+        settings={**QUICK, "max_drop": 0.05, "target": "size"},
+        context=Context.open(home=tmp_path / "home"),
+    )  # fmt: skip
+    details = outcome.report.details
+    assert details["full_evaluations"] <= 4
+    assert details["passes"] <= 4
+    assert outcome.report.verdict == "done"
+    assert outcome.noun.size_bytes < 0.8 * forest_bundle.size_bytes
+    assert details["trials"]["leaner trees"]["verdict"] == "done"
+    assert outcome.noun.comparison().drop <= 0.05
 
 
 def test_a_full_batch_is_no_larger_than_a_quarter_of_a_second(digits_bundle, monkeypatch) -> None:  # noqa: F811

@@ -77,6 +77,7 @@ class PlannedTrial:
         is_tried: Whether it is tried at all.
         settings: Settings for the verb.
         starts_from: Trial whose result it goes on with; the original when None.
+        by_agreement: Whether what keeps most answers is looked for, with labels left aside.
     """
 
     id: str
@@ -85,6 +86,7 @@ class PlannedTrial:
     is_tried: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     starts_from: str | None = None
+    by_agreement: bool = False
 
 
 def profile_model(bundle: Bundle, batch: Feeds) -> ModelProfile:
@@ -128,7 +130,12 @@ def profile_model(bundle: Bundle, batch: Feeds) -> ModelProfile:
 
 
 def plan_trials(
-    profile: ModelProfile, *, target: Target, device: Device, limits: Mapping[str, Any]
+    profile: ModelProfile,
+    *,
+    target: Target,
+    device: Device,
+    limits: Mapping[str, Any],
+    has_labels: bool = True,
 ) -> tuple[PlannedTrial, ...]:
     """Decide what is tried, the cheapest and safest first.
 
@@ -137,13 +144,14 @@ def plan_trials(
         target: What must get better.
         device: Where it will run.
         limits: Settings that quantize and compress share: budget, metric, rows, seed.
+        has_labels: Whether the rows have labels.
     """
     goal = "speed" if target in ("latency", "throughput") else "size"
     shared = {**limits, "goal": goal}
     quantize = _quantize(profile, goal, device, shared)
     tune = _tune(profile, target, device)
     if profile.family == "trees":
-        return (tune, quantize, *_smaller_trees(shared))
+        return (tune, quantize, *_smaller_trees(shared, has_labels))
     compress = _compress(profile, shared)
     return (tune, quantize, compress, _both(quantize, compress))
 
@@ -211,7 +219,7 @@ def _compress(profile: ModelProfile, shared: Mapping[str, Any]) -> PlannedTrial:
     return PlannedTrial("compressed", "compress", tried[family], settings=settings)
 
 
-def _smaller_trees(shared: Mapping[str, Any]) -> tuple[PlannedTrial, ...]:
+def _smaller_trees(shared: Mapping[str, Any], has_labels: bool) -> tuple[PlannedTrial, ...]:
     """Return what may make an ensemble of trees faster, each a version of its own.
 
     Which of them keeps the budget is decided on few rows and may turn out otherwise on others, so
@@ -221,7 +229,9 @@ def _smaller_trees(shared: Mapping[str, Any]) -> tuple[PlannedTrial, ...]:
     exact = {**limits, "method": "tree-selection", "max_drop": 0.0, "allow_unproven": True}
     is_exact = shared.get("max_drop") == 0
     never = "it changes some answers a little, and the budget is 0"
-    fewer = "trees that stand for all of them may answer alike; time falls with their number"
+    fewer = "trees that stand for all of them may answer as well; time falls with their number"
+    alike = "a right answer is lost only where the answer changes: as many trees as that takes"
+    none = "the rows have no labels, so that agreement decides for `fewest trees` as well"
     taught = "a small network taught by the trees may answer alike"
     return (
         PlannedTrial(
@@ -232,6 +242,14 @@ def _smaller_trees(shared: Mapping[str, Any]) -> tuple[PlannedTrial, ...]:
         ),
         PlannedTrial(
             "fewer trees",
+            "compress",
+            never if is_exact else alike if has_labels else none,
+            is_tried=has_labels and not is_exact,
+            settings={**limits, "method": "tree-selection", "metric": "auto"},
+            by_agreement=True,
+        ),
+        PlannedTrial(
+            "fewest trees",
             "compress",
             never if is_exact else fewer,
             is_tried=not is_exact,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,11 @@ class _Search:
         self._check_metric()
         profile = profile_model(self.start, self._batch())
         plan = plan_trials(
-            profile, target=self.config.target, device=self.config.device, limits=self._limits()
+            profile,
+            target=self.config.target,
+            device=self.config.device,
+            limits=self._limits(),
+            has_labels=self.rows.work.labels is not None,
         )
         self.says.begin("optimize", sum(trial.is_tried for trial in plan) + 2)
         results: dict[str, TrialResult] = {}
@@ -326,7 +330,10 @@ class _Search:
         known = set(compression.CompressionConfig.model_fields)
         chosen = {key: value for key, value in trial.settings.items() if key in known}
         compressing = compression.CompressionConfig.parse(chosen)
-        return compression.compress(parent, self.rows.work, compressing, out=place, progress=quiet)
+        rows = self.rows.work
+        if trial.by_agreement:
+            rows = replace(rows, labels=None, label_name=None)
+        return compression.compress(parent, rows, compressing, out=place, progress=quiet)
 
     def _tuning(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         limit = min(max(self.config.time_limit_s, 1.0), 600.0)
@@ -439,7 +446,9 @@ class _Search:
     def _may_go_on(self, results: Mapping[str, TrialResult]) -> bool:
         """Whether one more trial stays within as many rows as four full evaluations run."""
         made = sum(one.bundle is not None for one in results.values())
-        return self._passes(results, made + 1) + _TRIAL_PASSES <= _MOST_PASSES
+        return (
+            made < _MOST_PASSES and self._passes(results, made + 1) + _TRIAL_PASSES <= _MOST_PASSES
+        )
 
     def _tidy(self, contest: Contest, results: Mapping[str, TrialResult]) -> None:
         """Keep what is on the Pareto front; the rest can be made again."""
