@@ -80,6 +80,22 @@ def test_case_and_closing_marks_do_not_matter(text):
     assert decision(f"  {text.lower()}!! ") == decision(text)
 
 
+KIND = (
+    "Hi all, {}. Thanks!",
+    "Question: {}",
+    "Hello everyone,\n\n{}\n\nAny help is appreciated.\nBest regards",
+    "Could somebody please help? {}",
+    "We have this problem: {}",
+    "{}, any ideas? Many thanks in advance.",
+)
+
+
+@pytest.mark.parametrize("text", SEED)
+@pytest.mark.parametrize("frame", KIND)
+def test_kindness_changes_nothing(text, frame):
+    assert decision(frame.format(text)) == decision(text)
+
+
 @pytest.mark.parametrize("text", SEED)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_naming_a_tool_changes_nothing(text, tool):

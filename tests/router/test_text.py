@@ -4,6 +4,7 @@ import pytest
 
 from fairlead.core.errors import UsageError
 from fairlead.router import ask
+from fairlead.router.text import read
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,23 @@ def test_the_beginning_and_the_end_of_a_long_log_are_read():
 
     assert ask(f"quantize the model\n{log}").skill_ids == ("quantization-for-inference",)
     assert "quantization-for-inference" in ask(f"{log}\nquantize the model").skill_ids
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Hi team, it is slow. Thank you so much!", "it is slow"),
+        ("GOOD MORNING everybody\nit is slow", "it is slow"),
+        ("Can you please help me out? it is slow, any pointers would be great", "it is slow"),
+        ("hello world example", "hello world example"),
+        ("could someone help me quantize it", "could someone help me quantize it"),
+        ("problem with regards to latency", "problem with regards to latency"),
+        ("Thanks!", "Thanks"),
+    ],
+)
+def test_greetings_and_thanks_are_not_read(text, words):
+    reading = read(text)
+    seen = [text[a:b] for a, b in zip(reading.starts, reading.ends, strict=True)]
+
+    assert " ".join(seen) == words
+    assert reading.text == text

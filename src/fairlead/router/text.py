@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from fairlead.core.errors import UsageError
+from fairlead.router.courtesy import courtesies
 
 __all__ = ["MAX_CHARS", "Reading", "read", "stem", "tokens_of"]
 
@@ -50,6 +52,21 @@ def read(text: str) -> Reading:
         UsageError: The text is empty, too long, or holds no words.
     """
     _check(text)
+    kind = [span for start, stop in _windows(text) for span in courtesies(text, start, stop)]
+    found = _split(text, kind)
+    if kind and not _has_words(found):
+        found = _split(text, [])
+    if not _has_words(found):
+        raise UsageError("the text holds no words", hint=_HINT)
+    return found
+
+
+def _has_words(reading: Reading) -> bool:
+    return any(item[:1].isalpha() for item in reading.stems)
+
+
+def _split(text: str, left_out: list[tuple[int, int]]) -> Reading:
+    """Split a text into tokens, apart from addresses and what lies in the parts left out."""
     stems: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -61,16 +78,19 @@ def read(text: str) -> Reading:
             if stems and _STOP.search(text, previous, found.start()):
                 sentence += 1
             previous = found.end()
-            if found.group().startswith("http"):
+            if found.group().startswith("http") or _lies_in(left_out, found.start()):
                 continue
             stems.append(stem(found.group()))
             starts.append(found.start())
             ends.append(found.end())
             sentences.append(sentence)
         sentence += 1
-    if not any(item[:1].isalpha() for item in stems):
-        raise UsageError("the text holds no words", hint=_HINT)
     return Reading(text, tuple(stems), tuple(starts), tuple(ends), tuple(sentences))
+
+
+def _lies_in(spans: list[tuple[int, int]], place: int) -> bool:
+    at = bisect_right(spans, place, key=lambda span: span[0]) - 1
+    return at >= 0 and place < spans[at][1]
 
 
 def _check(text: str) -> None:
