@@ -171,5 +171,5 @@ def test_a_url_that_only_names_the_model_alike_never_sees_the_token(guarded, tmp
     assert guarded.handle.admin_token in str(place.inside.headers())
     assert time_service(place, {"x": X})
     for wrong in ("http://[::1", "http://h:x", "ftp://h"):
-        with pytest.raises(UsageError, match="no valid host or port|no URL of a server"):
+        with pytest.raises(UsageError, match=r"no valid host or port|no URL of a server"):
             find_place(wrong, context)
