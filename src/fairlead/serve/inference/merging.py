@@ -11,6 +11,8 @@ __all__ = ["MergedMetrics", "MergedOutcomes"]
 _SAME_IN_ALL = frozenset({"fairlead_traffic_weight", "process_max_fds"})
 """Gauges that say the same in every worker."""
 _SMALLEST = frozenset({"process_start_time_seconds"})
+_WORDS = frozenset({"arm", "version"})
+"""What nearly all outcomes have in common."""
 _CUMULATIVE = frozenset({"counter", "histogram", "summary"})
 
 
@@ -112,6 +114,7 @@ class MergedOutcomes:
         self._names: tuple[str, ...] = ()
         self._first = 1
         self._cursors: dict[int, int] = {}
+        self._words: dict[str, str] = {}
 
     def cursor(self, place: int) -> int:
         """Return the last number of a worker's own sequence that was taken."""
@@ -138,6 +141,10 @@ class MergedOutcomes:
             self._first += len(self._kept) + missed
             self._kept.clear()
         fresh.sort(key=lambda outcome: float(outcome["at"]))
+        for outcome in fresh:
+            # Each page brings words of its own; kept are few, and each of them once.
+            for name in _WORDS & outcome.keys():
+                outcome[name] = self._words.setdefault(outcome[name], outcome[name])
         if fresh:
             self._names = tuple(name for name in fresh[0] if name != "seq")
         # Values without their names: a third of the memory.
