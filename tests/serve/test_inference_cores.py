@@ -15,6 +15,7 @@ from fairlead.serve.inference.batching import BatchQueue, QueueLimits
 from fairlead.serve.inference.config import ServingConfig
 from fairlead.serve.inference.core_division import open_divided, threads_for
 from fairlead.serve.inference.methods import METHODS
+from fairlead.serve.inference.pace import Pace
 from fairlead.serve.inference.row_costs import RowCosts
 
 from . import inference_models as models
@@ -51,7 +52,7 @@ def test_rows_are_divided_where_that_costs_little():
 
 def test_a_disturbed_run_changes_little():
     costs = costs_of({16: 1.0, 32: 1.0})
-    costs.learn(32, 32 * 1.2)
+    costs.learn(32, 32 * 60.0)
     assert costs.rows_to_run(64, 64) == 64
 
 
@@ -93,6 +94,16 @@ def test_an_untuned_arm_runs_as_many_batches_at_once_as_there_are_cores(tmp_path
     arm = open_arm("baseline", bundle, ServingConfig(), cores=3)
     arm.close()
     assert arm.queue.limits.parallel_runs == 3
+
+
+def test_a_process_that_stood_still_does_not_refuse_what_it_can_serve():
+    pace = Pace(inline_s=0.0)
+    for run_s in (0.05, 0.06, 60.0, 0.05, 60.0):
+        pace.learn_aside(run_s, 0.05, 8)
+    assert pace.wait_s(64, 2) < 1.0
+    for _ in range(9):
+        pace.learn_aside(2.0, 2.0, 8)
+    assert pace.wait_s(64, 2) == 8.0
 
 
 def queue_of(run, **limits):

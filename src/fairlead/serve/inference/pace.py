@@ -12,12 +12,14 @@ _HANDOVER_S = 0.012
 """A thread that ended its run may wait so long for the interpreter; the run is not to blame."""
 _MOST_STALLS = 9
 _VETO_RUNS = 256
+_STOPPED = 10.0
+"""A run that lasted so many times as long as usual says only that the process stood still."""
 
 
 class Pace:
     """Remembers the last few runs of an arm."""
 
-    __slots__ = ("_costs", "_inline_s", "_rows", "_stalls", "_veto", "_walls")
+    __slots__ = ("_costs", "_inline_s", "_known_row_s", "_rows", "_stalls", "_veto", "_walls")
 
     def __init__(self, inline_s: float) -> None:
         """Know nothing yet.
@@ -29,6 +31,7 @@ class Pace:
         self._walls: deque[float] = deque(maxlen=_RECENT_RUNS)
         self._costs: deque[float] = deque(maxlen=_RECENT_RUNS)
         self._rows: deque[int] = deque(maxlen=_RECENT_RUNS)
+        self._known_row_s: float | None = None
         self._stalls = 0
         self._veto = 0
 
@@ -71,10 +74,20 @@ class Pace:
         self._walls.append(wall_s)
         self._costs.append(cost_s)
         self._rows.append(rows)
+        self._known_row_s = None
 
     def _row_s(self) -> float:
         """Seconds per row over the last few runs; infinite before the first one."""
-        return sum(self._walls) / sum(self._rows) if self._rows else math.inf
+        if not self._rows:
+            return math.inf
+        if self._known_row_s is None:
+            most_s = sorted(self._walls)[len(self._walls) // 2] * _STOPPED
+            runs = zip(self._walls, self._rows, strict=True)
+            kept = [(wall_s, rows) for wall_s, rows in runs if wall_s <= most_s]
+            self._known_row_s = sum([wall_s for wall_s, _ in kept]) / sum(
+                [rows for _, rows in kept]
+            )
+        return self._known_row_s
 
     def _expect_s(self, rows: int, fewest: int) -> float:
         """Return the lower median of what the last runs say of so many rows.

@@ -18,6 +18,8 @@ _FORGOTTEN_AFTER = 512
 _RISE = 1 / 16
 """How fast a cost rises: a run that was disturbed says little, an undisturbed one much."""
 _FALL = 1 / 2
+_MOST_RISE = 1.3
+"""A run that cost more than so many times the usual counts as one that cost so much."""
 
 
 class _Cost:
@@ -49,6 +51,7 @@ class RowCosts:
         cost = self._costs.get(size)
         if cost is None:
             cost = self._costs[size] = _Cost(row_s)
+        row_s = min(row_s, cost.row_s * _MOST_RISE)
         cost.row_s += (row_s - cost.row_s) * (_FALL if row_s < cost.row_s else _RISE)
         cost.n_runs += 1
         cost.last = self._n_runs
