@@ -35,6 +35,8 @@ _MAX_FIT_ROWS = 2000
 _OPTIONS = 24
 _GENTLER = (1.0, 1.6, 3.0)
 """Times the fewest trees that pass: what few rows let pass is partly luck."""
+_HARDLY_FEWER = 2 / 3
+"""Share of the trees that nearly always answers alike: the last rung where leaves are lean."""
 _FEWEST = 2
 
 
@@ -68,11 +70,14 @@ def tree_selection(bench: Bench) -> Found:
         return _version(graph, ensemble, chosen, factors)
 
     best = _fewest(bench, [int(size) for size in sizes], build)
+    last = round(_HARDLY_FEWER * ensemble.n_trees)
     if best is None:
-        return Found(METHOD, whole)
-    rungs = sorted({min(round(best * more), ensemble.n_trees) for more in _GENTLER})
-    fewer = tuple(build(size) for size in rungs if size < ensemble.n_trees)
-    return Found(METHOD, fewer + whole)
+        return Found(METHOD, whole or (build(last),))
+    rungs = {round(best * more) for more in _GENTLER}
+    if not whole:
+        rungs.add(last)
+    fewer = [build(size) for size in sorted(rungs) if best <= size < ensemble.n_trees]
+    return Found(METHOD, tuple(fewer) + whole or (build(best),))
 
 
 def _rows(bench: Bench, graph: Graph, ensemble: TreeEnsemble) -> NDArray[np.float32]:
