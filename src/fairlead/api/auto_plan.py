@@ -34,6 +34,7 @@ _CUDA = "CUDAExecutionProvider"
 _WORTH_IT = 1.05
 """What cannot gain 5 % however well it goes is not tried."""
 _MIN_MATRIX = 256
+_CHANGES_PER_LOSS = 2.0
 _QUANTIZE_EVALUATIONS = 4
 _COMPRESS_EVALUATIONS = 3
 
@@ -245,7 +246,13 @@ def _smaller_trees(shared: Mapping[str, Any], has_labels: bool) -> tuple[Planned
             "compress",
             never if is_exact else alike if has_labels else none,
             is_tried=has_labels and not is_exact,
-            settings={**limits, "method": "tree-selection", "metric": "auto"},
+            settings={
+                **limits,
+                "method": "tree-selection",
+                "metric": "auto",
+                # Not every changed answer was right before: the last measurement counts them.
+                "max_drop": min(_CHANGES_PER_LOSS * shared.get("max_drop", 0.01), 1.0),
+            },
             by_agreement=True,
         ),
         PlannedTrial(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,7 +211,8 @@ def _confirm(bench: Bench, versions: Sequence[Compressed], last: Dataset) -> _Co
         tried.append((verdict, made))
         if verdict == "done":
             return made
-    return next((made for verdict, made in tried if verdict == "kept"), tried[0][1])
+    chosen = next((made for verdict, made in tried if verdict == "kept"), tried[0][1])
+    return replace(chosen, confirmations=len(tried))
 
 
 def _compare(bench: Bench, version: Compressed, last: Dataset) -> Comparison:

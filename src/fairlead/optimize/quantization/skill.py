@@ -223,7 +223,7 @@ def _confirm(bench: _Bench, contenders: Sequence[Contender]) -> _Confirmed:
         )
         if verdict == "done":
             return made
-    return tried[0]
+    return replace(tried[0], confirmations=len(tried))
 
 
 def _compare(bench: _Bench, recipe: Recipe) -> Comparison:
