@@ -95,21 +95,27 @@ def tune(
     budget = config.latency_budget_ms
     if budget is not None and tuning.steps[0].timing.latency_p99_ms > budget:
         return refusal(bundle, tuning, budget)
-    settings = tuning.settings
-    fused = "" if tuning.refined.model is None else ", operators fused"
-    compiled = ", compiled by torch" if settings.torch_compile else ""
     derived = derive_bundle(
         bundle,
         out,
         made_by=CARD.id,
-        change=f"tuned: {settings.intra_op_threads} thread(s), graph level "
-        f"{settings.graph_optimization}, batches up to {settings.max_batch_size}{fused}{compiled}",
-        runtime=settings,
+        change=_change(tuning),
+        runtime=tuning.settings,
         model=tuning.refined.model,
         scores=bench.scores(),
         comparison=bench.stored(),
     )
     return tuning_outcome(bundle, derived, tuning, data.digest)
+
+
+def _change(tuning: Tuning) -> str:
+    settings = tuning.settings
+    fused = "" if tuning.refined.model is None else ", operators fused"
+    compiled = ", compiled by torch" if settings.torch_compile else ""
+    return (
+        f"tuned: {settings.intra_op_threads} thread(s), graph level "
+        f"{settings.graph_optimization}, batches up to {settings.max_batch_size}{fused}{compiled}"
+    )
 
 
 class _Bench:
