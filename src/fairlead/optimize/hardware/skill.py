@@ -18,6 +18,7 @@ from fairlead.core.ports import Feeds, Progress, Runner, SilentProgress, first_d
 from fairlead.core.report import Outcome
 from fairlead.measure.comparison import (
     Comparison,
+    SpeedTest,
     compare,
     decide,
     measure_speed,
@@ -39,7 +40,7 @@ from fairlead.optimize.hardware.card import CARD
 from fairlead.optimize.hardware.config import HardwareConfig
 from fairlead.optimize.hardware.methods import METHODS, BatchStep, Tournament, grow_batch
 from fairlead.optimize.hardware.refining import Refined, refine
-from fairlead.optimize.hardware.sequences import advise_on_padding
+from fairlead.optimize.hardware.sequences import SequenceAdvice, advise_on_padding
 from fairlead.optimize.hardware.tuning import Tuning, refusal, tuning_outcome
 
 __all__ = ["tune"]
@@ -137,7 +138,7 @@ class _Bench:
     def tune(self, requests: RequestTimes | None, requests_from: str) -> Tuning:
         """Measure everything; nothing is written."""
         bundle, config, feeds = self.bundle, self.config, self.feeds
-        cpus, limit = usable_cpus(config.max_threads), config.time_limit_s
+        cpus = usable_cpus(config.max_threads)
         own = bundle.runtime.model_copy(update={"execution_provider": own_provider(bundle)})
         settings = candidate_settings(bundle, own, cpus, config.runtime)
         few = _few_rows(bundle, feeds)
@@ -151,23 +152,8 @@ class _Bench:
             after = runners[winner]
             if refined.model is not None or refined.runtime != settings[winner]:
                 after = _open_refined(bundle, refined)
-            speed = measure_speed(
-                before,
-                after,
-                feeds,
-                time_limit_s=0.1 * limit,
-                seed=config.seed,
-                clocks=_clocks(own, refined.runtime),
-            )
-            one = rows_for(after, feeds, 1)
-            times = requests or time_requests(after, one, time_limit_s=0.05 * limit)
-            advice = advise_on_padding(
-                after,
-                {name: array[:_COMPARED_ROWS] for name, array in feeds.items()},
-                batch_rows=contest.batch_rows,
-                time_limit_s=0.1 * limit,
-                seed=config.seed,
-                clocks=_clocks(refined.runtime),
+            winning = self._winning(
+                before, after, runtime=refined.runtime, requests=requests, rows=contest.batch_rows
             )
             if after is not runners[winner]:
                 after.close()
@@ -175,11 +161,11 @@ class _Bench:
         roofline, no_roofline = self._roofline(timed, refined.runtime)
         self.says.advance()
         around = Surroundings(
-            solo_run_ms=speed.after.latency_p50_ms if requests is not None else None,
+            solo_run_ms=winning.speed.after.latency_p50_ms if requests is not None else None,
             throttled_ratio=throttled_ratio(),
             flops_ratio=None if roofline is None else roofline.peak_ratio,
         )
-        padding = {} if advice is None else dict(advice.values)
+        padding = {} if winning.sequences is None else dict(winning.sequences.values)
         chosen = refined.runtime.model_copy(
             update={
                 "max_batch_size": contest.batch_rows,
@@ -192,16 +178,44 @@ class _Bench:
             cpus=cpus,
             tournament=contest.tournament,
             steps=contest.steps,
-            speed=speed,
-            requests=times,
+            speed=winning.speed,
+            requests=winning.requests,
             requests_from=requests_from,
-            bottleneck=find_bottleneck(times, around, seed=config.seed),
+            bottleneck=find_bottleneck(winning.requests, around, seed=config.seed),
             refined=refined,
             left_out=left_out,
             roofline=roofline,
             no_roofline=no_roofline,
-            sequences=advice,
+            sequences=winning.sequences,
         )
+
+    def _winning(
+        self,
+        before: Runner,
+        after: Runner,
+        *,
+        runtime: RuntimeSettings,
+        requests: RequestTimes | None,
+        rows: int,
+    ) -> _Winning:
+        """Time the settings that won: beside the original, by request, and per length."""
+        limit, feeds, seed = self.config.time_limit_s, self.feeds, self.config.seed
+        clocks = clocks_for((own_provider(self.bundle), runtime.execution_provider))
+        speed = measure_speed(
+            before, after, feeds, time_limit_s=0.1 * limit, seed=seed, clocks=clocks
+        )
+        times = requests or time_requests(
+            after, rows_for(after, feeds, 1), time_limit_s=0.05 * limit
+        )
+        sequences = advise_on_padding(
+            after,
+            {name: array[:_COMPARED_ROWS] for name, array in feeds.items()},
+            batch_rows=rows,
+            time_limit_s=0.1 * limit,
+            seed=seed,
+            clocks=_clocks(runtime),
+        )
+        return _Winning(speed=speed, requests=times, sequences=sequences)
 
     @property
     def _in_batches(self) -> bool:
@@ -289,6 +303,15 @@ def _open_refined(bundle: Bundle, refined: Refined) -> Runner:
     if refined.model is None:
         return open_runner(bundle, runtime=refined.runtime)
     return open_onnx(refined.model, refined.runtime, bundle.signature)
+
+
+@dataclass(frozen=True)
+class _Winning:
+    """What the settings that won were measured to do."""
+
+    speed: SpeedTest
+    requests: RequestTimes
+    sequences: SequenceAdvice | None
 
 
 @dataclass(frozen=True)
