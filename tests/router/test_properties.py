@@ -1,5 +1,6 @@
 """What must hold for any text."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -94,6 +95,53 @@ KIND = (
 @pytest.mark.parametrize("frame", KIND)
 def test_kindness_changes_nothing(text, frame):
     assert decision(frame.format(text)) == decision(text)
+
+
+def slips(word):
+    """Yield what comes of a word when a finger slips inside it."""
+    at = len(word) // 2
+    yield word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    yield word[:at] + word[at + 1 :]
+    yield word[:at] + word[at] + word[at:]
+
+
+def with_one_slip(text):
+    """Yield the text with one word spoilt, in every way, word by word."""
+    for found in re.finditer("[A-Za-z]{5,}", text):
+        for slip in slips(found.group()):
+            if slip != found.group():
+                yield text[: found.start()] + slip + text[found.end() :]
+
+
+def test_one_slip_of_the_finger_hardly_ever_changes_an_answer():
+    pairs = [(text, spoilt) for text in SEED for spoilt in with_one_slip(text)]
+    changed = [spoilt for text, spoilt in pairs if decision(spoilt) != decision(text)]
+
+    assert len(pairs) > 500
+    assert len(changed) <= 0.03 * len(pairs), changed
+
+
+OTHER_WORDS = (
+    ("my", "our"), ("is", "seems"), ("too slow", "way too slow"), ("slow", "sluggish"),
+    ("model", "ML model"), ("model", "classifier"), ("production", "prod"), ("deploy", "ship"),
+    ("monitor", "keep an eye on"), ("large", "big"), ("need to", "have to"),
+    ("want to", "would like to"), ("set up", "put in place"), ("reduce", "cut"),
+    ("predictions", "outputs"), ("traffic", "load"), ("inference", "prediction"),
+    ("track", "keep track of"), ("degrading", "getting worse"),
+)  # fmt: skip
+
+
+def test_other_words_for_the_same_thing_hardly_ever_change_an_answer():
+    pairs = [
+        (text, re.sub(rf"\b{word}\b", other, text, flags=re.IGNORECASE))
+        for text in SEED
+        for word, other in OTHER_WORDS
+    ]
+    pairs = [(text, said) for text, said in pairs if said != text]
+    changed = [said for text, said in pairs if decision(said) != decision(text)]
+
+    assert len(pairs) > 100
+    assert len(changed) <= 0.05 * len(pairs), changed
 
 
 @pytest.mark.parametrize("text", SEED)

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead.router import ask
+from fairlead.router.scene import observe
 from fairlead.router.spelling import repaired
+from fairlead.router.surface import surface_of
 from fairlead.router.text import stem
 
 
@@ -17,6 +19,11 @@ from fairlead.router.text import stem
         ("monitorng", "monitoring"),
         ("accurracy", "accuracy"),
         ("mdoel", "model"),
+        ("moel", "model"),
+        ("moddel", "model"),
+        ("depoy", "deploy"),
+        ("MLpOs", "MLOps"),
+        ("lagre", "large"),
         ("kuberntes", "kubernetes"),
     ],
 )
@@ -24,7 +31,10 @@ def test_a_slip_is_read_as_the_word_it_is_next_to(slip, word):
     assert repaired(stem(slip)) == stem(word)
 
 
-@pytest.mark.parametrize("word", ["latency", "sport", "flurbish", "v2", "模型", "drift", "mlflow"])
+@pytest.mark.parametrize(
+    "word",
+    ["latency", "sport", "flurbish", "v2", "lunch", "spit", "silver", "模型", "drift", "mlflow"],
+)
 def test_words_that_are_known_or_like_no_other_stay(word):
     assert repaired(stem(word)) == stem(word)
 
@@ -40,6 +50,10 @@ def test_words_that_are_known_or_like_no_other_stay(word):
 )
 def test_a_slip_changes_no_answer(text, other):
     assert ask(text).skill_ids == ask(other).skill_ids
+
+
+def test_the_encoder_reads_the_word_that_was_meant():
+    assert surface_of(observe("My moddel is too slwo")) == "My model is too slow"
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=15))

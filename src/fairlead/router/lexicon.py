@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Final
 
-from fairlead.router.text import Reading, tokens_of
+from fairlead.router.text import Reading, stem, tokens_of
 
 __all__ = ["Hit", "Lexicon", "Tool", "load_fillers", "load_lexicon"]
 
@@ -44,6 +45,7 @@ class Lexicon:
 
     Attributes:
         stems: Every word that a phrase is made of.
+        words: Stem of such a word → its shortest form in a phrase, in full.
         name_stems: Every word that the name of a product is made of.
     """
 
@@ -54,6 +56,7 @@ class Lexicon:
         facts: Mapping[str, Iterable[str]],
     ) -> None:
         self._phrases: dict[str, list[tuple[str, tuple[Element, ...]]]] = {}
+        self.words: dict[str, str] = {}
         for group, entries in concepts.items():
             for name, phrases in entries.items():
                 for phrase in phrases:
@@ -67,6 +70,10 @@ class Lexicon:
 
     def _add(self, concept: str, phrase: str) -> None:
         elements = tuple(_element(part) for part in phrase.split())
+        for word in re.findall(r"\w+", phrase):
+            known = self.words.setdefault(stem(word), word)
+            if len(word) < len(known):
+                self.words[stem(word)] = word
         for alternative in elements[0]:
             self._phrases.setdefault(alternative[0], []).append((concept, elements))
 

@@ -7,6 +7,7 @@ from typing import Final
 from fairlead.router.features import places_that_count
 from fairlead.router.lexicon import load_lexicon
 from fairlead.router.scene import Scene
+from fairlead.router.text import stem
 
 __all__ = ["surface_of"]
 
@@ -37,6 +38,12 @@ def surface_of(scene: Scene) -> str:
             words[-1] += "."
         sentence = reading.sentences[at]
         mark = reading.text[end : end + 1]
-        word = reading.text[start:end] if at in counted else _LANGUAGE_MODEL
+        word = _spelled(reading.text[start:end], reading.stems[at])
+        word = word if at in counted else _LANGUAGE_MODEL
         words.append(word + (mark if mark in _MARKS else ""))
     return " ".join(words)
+
+
+def _spelled(word: str, read_as: str) -> str:
+    """Return a word as it was typed, or, where that was a slip, the word of the field it was."""
+    return word if stem(word) == read_as else load_lexicon().words.get(read_as, word)
