@@ -320,6 +320,15 @@ def test_what_was_refused_and_changed_is_written_down_without_secrets(make, file
     assert not any(secret in written for secret in (text, root, "hidden", TOKEN))
 
 
+def test_the_log_names_whoever_was_refused_and_is_known(make, tmp_path):
+    guard = make(config={"tls": TLS, "clients": {"robot": {"models": ["other"]}}})
+    for subject in ("robot", "stranger"):
+        with pytest.raises(ForbiddenError):
+            guard.admit(INFER._replace(certificate_subject=subject))
+    named = [line["caller"] for line in lines(tmp_path, "refused")]
+    assert named == ["certificate:robot", "certificate:stranger"]
+
+
 def test_nothing_is_changed_that_cannot_be_written_down(make, file, tmp_path):
     _, root = file.add("root", is_admin=True)
     guard = make()

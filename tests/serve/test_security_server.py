@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import ssl
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +24,8 @@ from fairlead.api.access import add_key, list_keys, revoke_key
 from fairlead.backends.endpoint import EndpointClient
 from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import EndpointError
+from fairlead.serve.inference.security.config import TlsConfig
+from fairlead.serve.inference.security.tls import open_server_context
 
 from . import inference_models as models
 from .certificates import Authority
@@ -383,6 +387,37 @@ def test_certificates_are_required_and_renewed_without_a_restart(strict):
         assert own.ready()
     handle.stop()
     assert not shown.exists()
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_a_session_does_not_outlive_the_authority_of_its_client(tmp_path, version):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server")
+    given = {"certificate": certificate, "key": key, "client_ca": authority.path}
+    listener = open_server_context(TlsConfig.parse(given))
+    client = ssl.create_default_context(cafile=authority.path)
+    client.maximum_version = ssl.TLSVersion[version]
+    client.load_cert_chain(*authority.issue("client", is_client=True))
+    first = handshake(listener, client)
+    Authority(tmp_path, "next").path.replace(authority.path)
+    time.sleep(1.1)  # The files are looked at once a second at most.
+    with pytest.raises(ssl.SSLError):
+        handshake(listener, client, first)
+
+
+def handshake(listener, client, session=None):
+    """Shake hands in memory; return the client's session."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = listener.wrap_bio(up, down, server_side=True)
+    asking = client.wrap_bio(down, up, server_hostname="localhost", session=session)
+    for _ in range(4):
+        for side in (asking, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    server.write(b"done")
+    assert asking.read() == b"done"
+    assert server.getpeercert()
+    return asking.session
 
 
 def test_a_certificate_that_cannot_be_used_is_said_before_anything_listens(wines, tmp_path):

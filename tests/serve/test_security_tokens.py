@@ -203,8 +203,9 @@ def test_scopes_give_rights(verifier, keys):
     assert caller(scope="fairlead:infer:digits fairlead:infer:wines").models == {"digits", "wines"}
     assert caller(scope=["fairlead:infer:digits"]).models == {"digits"}
     for scope in ("openid", "", None, "fairlead", "xfairlead:infer", "FAIRLEAD:ADMIN"):
-        with pytest.raises(ForbiddenError, match="scope"):
-            caller(scope=scope)
+        with pytest.raises(ForbiddenError, match="scope") as refused:
+            caller(scope=scope, sub="ada")
+        assert refused.value.caller == "jwt:ada"
 
 
 def test_a_shared_secret_must_be_configured_and_long(tmp_path):

@@ -33,7 +33,7 @@ FairleadError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class FairleadError(Exception):
@@ -153,9 +153,19 @@ class WorkspaceError(FairleadError, OSError):
 
 
 class AccessError(FairleadError, PermissionError):
-    """A caller may not do what it asks."""
+    """A caller may not do what it asks.
+
+    Attributes:
+        caller: Who was refused, by name, where that is known; never a secret.
+    """
 
     code = "access"
+    caller: str = ""
+
+    def of(self, caller: str) -> Self:
+        """Say who was refused, and return the error."""
+        self.caller = caller
+        return self
 
 
 class UnauthenticatedError(AccessError):

@@ -276,7 +276,7 @@ class Guard:
             raise ForbiddenError(
                 f"the certificate of {subject[:128]!r} gives no right on this server",
                 hint="list its common name under [clients] of the security file",
-            )
+            ).of(name)
         self._limit(name, *self._rate(rights.rate_rps, rights.burst))
         return Caller(
             name, rights.is_admin, None if rights.models is None else frozenset(rights.models)
@@ -291,7 +291,7 @@ class Guard:
             raise ForbiddenError(
                 f"{caller.name} may not administer this server",
                 hint="use a key that was made with --admin",
-            )
+            ).of(caller.name)
         model = request.model
         if model is None and request.path in _OF_DEFAULT_MODEL:
             model = self._parts.default_model
@@ -299,7 +299,7 @@ class Guard:
             raise ForbiddenError(
                 f"{caller.name} may not ask the model {model[:80]!r}",
                 hint=f"it may ask {', '.join(sorted(caller.models or ())) or 'none'}",
-            )
+            ).of(caller.name)
 
     def _rate(self, rate_rps: float | None, burst: int | None) -> tuple[float | None, int | None]:
         limits = self._config.limits
@@ -320,7 +320,7 @@ class Guard:
                 f"{name} may send {rate_rps:g} requests a second",
                 hint=f"send it again in {wait_s:.3f} s",
                 retry_after_s=wait_s,
-            )
+            ).of(name)
 
     def _note_refused(self, request: GuardedRequest, error: AccessError) -> None:
         audit = self._parts.audit
@@ -328,7 +328,7 @@ class Guard:
             return
         audit.write(
             "refused",
-            caller=self._name_of(request),
+            caller=error.caller or self._name_of(request),
             peer=request.peer,
             method=request.method,
             path=request.path,

@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 from fairlead.core.errors import ConfigError
 from fairlead.serve.inference.security.config import TlsConfig
@@ -70,22 +73,44 @@ def open_server_context(
     Raises:
         ConfigError: A file cannot be read, or certificate and key do not fit together.
     """
-    files = TlsFiles(config)
-    current = _build(config, protocols, own)
+    return _ListenerContext.of(config, protocols, own)
 
-    def choose(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        nonlocal current
-        if files.has_changed():
+
+class _ListenerContext(ssl.SSLContext):
+    """Hands every connection to the context that was made of the files as they are now.
+
+    To change the context in the middle of a handshake would be too late: OpenSSL looks for the
+    session that a client resumes in the context that the handshake began with, so that a client
+    whose authority is gone would come in for as long as its session lasts.
+    """
+
+    _make: Callable[[], ssl.SSLContext]
+    _files: TlsFiles
+    _current: ssl.SSLContext
+
+    @classmethod
+    def of(cls, config: TlsConfig, protocols: tuple[str, ...], own: str | None) -> Self:
+        found = cls(ssl.PROTOCOL_TLS_SERVER)
+        found._files = TlsFiles(config)
+        found._make = partial(_build, config, protocols, own)
+        found._current = found._make()
+        return found
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        if self._files.has_changed():
             try:
-                current = _build(config, protocols, own)
-                _log.info("the certificate in %s was read again", config.certificate)
+                self._current = self._make()
+                _log.info("the certificate in %s was read again", self._files.config.certificate)
             except ConfigError as exc:
                 _log.warning("%s; the certificate read before stays in force", exc)
-        handshake.context = current
-
-    front = _build(config, protocols, own)
-    front.sni_callback = choose
-    return front
+        return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def _build(config: TlsConfig, protocols: tuple[str, ...], own: str | None) -> ssl.SSLContext:
@@ -94,6 +119,10 @@ def _build(config: TlsConfig, protocols: tuple[str, ...], own: str | None) -> ss
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    if config.client_ca is not None:
+        # Who resumes a session shows no certificate: one that ended would still be believed.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     context.set_alpn_protocols(list(protocols))
     try:
         # A key with a password would otherwise ask for it on the terminal.
@@ -116,6 +145,8 @@ def _unusable(config: TlsConfig, error: Exception) -> ConfigError:
         paths.append(config.client_ca)
     missing = [str(path) for path in paths if not path.is_file()]
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "no PEM files"
+    if reason == "KEY_VALUES_MISMATCH":
+        reason = f"the key in {config.key} does not belong to it"
     what = f"there is no file {missing[0]}" if missing else f"{config.certificate}: {reason}"
     return ConfigError(
         f"the certificates cannot be used: {what}",

@@ -150,7 +150,7 @@ class TokenVerifier:
             raise ForbiddenError(
                 f"the token has no scope that begins with `{prefix}`",
                 hint=f"give it `{prefix}infer`, `{prefix}infer:MODEL` or `{prefix}admin`",
-            )
+            ).of(name)
         return Caller(name, models=models)
 
 
