@@ -26,8 +26,8 @@ _MAX_KEPT_BYTES = 1 << 16
 _MAX_LONG_BYTES = 16 << 20
 """Memory for predictions of requests with several rows; the oldest are forgotten first."""
 _FOLD = 256
-_ID_BYTES = 20
-"""Ids that are longer, or not ASCII, take more memory."""
+_ID_BYTES = 36
+"""Room for a UUID; ids that are longer, or not ASCII, take more memory."""
 
 
 class Fresh(NamedTuple):
