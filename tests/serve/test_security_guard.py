@@ -235,6 +235,31 @@ def test_metrics_are_open_on_loopback_and_where_the_file_says_so(make):
             guard.admit(scrape)
 
 
+STATISTICS = ("/v2/models/digits/stats", "/v2/models/digits/versions/1/stats",
+              "/inference.GRPCInferenceService/ModelStatistics")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", STATISTICS)
+def test_statistics_of_a_model_are_for_those_who_read_metrics(make, file, path):
+    ask = GuardedRequest("GET", path, peer="192.0.2.7", model="digits")
+    assert make("127.0.0.1").admit(ask) is ANYONE
+    assert make("127.0.0.1").admit(bearer("something of a proxy", ask)) is ANYONE
+    assert make(config={"metrics_access": "open"}).admit(ask) is ANYONE
+    with pytest.raises(UnauthenticatedError):
+        make().admit(ask)
+    _, text = file.add("ada", models=("digits",))
+    _, other = file.add("bob", models=("wines",))
+    _, root = file.add("root", is_admin=True)
+    assert make("127.0.0.1").admit(bearer(text, ask)).name.startswith("ada#")
+    with pytest.raises(UnauthenticatedError):
+        make("127.0.0.1").admit(ask)
+    with pytest.raises(ForbiddenError, match="may not ask"):
+        make("127.0.0.1").admit(bearer(other, ask))
+    with pytest.raises(ForbiddenError, match="may not administer"):
+        make().admit(bearer(text, ask))
+    assert make().admit(bearer(root, ask)).may_admin
+
+
 def test_open_metrics_stay_open_when_there_are_keys(make, file):
     file.add("ada")
     scrape = GuardedRequest("GET", "/metrics", peer="192.0.2.7")

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import grpc
 import jwt
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from fairlead.api.access import add_key, list_keys, revoke_key
 from fairlead.backends.endpoint import EndpointClient
 from fairlead.core.endpoint import TrafficSplit
 from fairlead.core.errors import EndpointError
+from fairlead.serve.inference.http.routes import Routes
 from fairlead.serve.inference.security.config import TlsConfig
 from fairlead.serve.inference.security.tls import open_server_context
 
@@ -131,8 +133,40 @@ def test_models_that_a_caller_may_not_ask_are_refused(guarded):
     assert guarded.status(INFER, authorization=other) == 403
     assert guarded.status("/v2/models/wines", method="GET", authorization=other) == 403
     assert guarded.status("/v2", method="GET", authorization=other) == 200
+    for path in ("/predict/", "/invocations", "/invocations/", "/predict/wines/"):
+        assert guarded.status(path, authorization=other) == 403
     scoped = bearer(guarded.token(scope="fairlead:infer:people"))
     assert guarded.status("/v2/models/wines", method="GET", authorization=scoped) == 403
+
+
+def test_a_slash_at_the_end_changes_no_right():
+    routes = Routes({path: {"GET": lambda *_: None} for path in ("/metrics", "/predict", "/v2")})
+    for path in ("/metrics", "/predict", "/v2"):
+        assert routes.find("GET", f"{path}/".encode()).path == path
+
+
+@pytest.mark.parametrize("call", ["infer", "stream", "ready", "metadata", "config"])
+def test_who_names_no_model_over_grpc_needs_a_right_to_the_default_one(guarded, call):
+    service_pb2 = pytest.importorskip("tritonclient.grpc.service_pb2")
+    service_pb2_grpc = pytest.importorskip("tritonclient.grpc.service_pb2_grpc")
+    credentials = grpc.ssl_channel_credentials(guarded.ca.read_bytes())
+    metadata = (("x-api-key", guarded.keys["other"]),)
+    with grpc.secure_channel(guarded.handle.endpoint.grpc, credentials) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        if call == "stream":
+            request = iter([service_pb2.ModelInferRequest()])
+            [answer] = stub.ModelStreamInfer(request, metadata=metadata, timeout=60)
+            assert "may not ask the model 'wines'" in answer.error_message
+            return
+        ask, request = {
+            "infer": (stub.ModelInfer, service_pb2.ModelInferRequest()),
+            "ready": (stub.ModelReady, service_pb2.ModelReadyRequest()),
+            "metadata": (stub.ModelMetadata, service_pb2.ModelMetadataRequest()),
+            "config": (stub.ModelConfig, service_pb2.ModelConfigRequest()),
+        }[call]
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(request, metadata=metadata, timeout=60)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(
@@ -289,7 +323,6 @@ def test_the_page_for_people_loads_nothing(guarded):
 
 
 def test_grpc_asks_for_the_same_credentials(guarded):
-    grpc = pytest.importorskip("grpc")
     trusted = grpc.ssl_channel_credentials(guarded.ca.read_bytes())
     name = "/inference.GRPCInferenceService/ServerMetadata"
     with grpc.secure_channel(guarded.handle.endpoint.grpc, trusted) as channel:

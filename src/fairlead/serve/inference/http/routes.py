@@ -98,12 +98,12 @@ class Routes:
                 f"it takes {', '.join(_with_head(methods))}",
             )
         model, version = (*names, None, None)[:2]
-        path = "/" + "/".join(segments)
+        # Rights hang on the path, so that there must be one way of writing it.
+        path = "/" + "/".join(_bare(segments))
         return Route(handler, path, model, version, kind_of(path) == "model")
 
     def _match(self, segments: tuple[str, ...]) -> tuple[Methods, tuple[str, ...]] | None:
-        if len(segments) > 1 and not segments[-1]:
-            segments = segments[:-1]
+        segments = _bare(segments)
         methods = self._exact.get(segments)
         if methods is not None:
             return methods, ()
@@ -114,6 +114,11 @@ class Routes:
                 if is_same and all(names):
                     return candidates, names
         return None
+
+
+def _bare(segments: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what a slash at the end adds."""
+    return segments[:-1] if len(segments) > 1 and not segments[-1] else segments
 
 
 def _with_head(methods: Methods) -> tuple[str, ...]:

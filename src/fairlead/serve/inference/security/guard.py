@@ -23,7 +23,7 @@ from fairlead.core.errors import (
 from fairlead.serve.inference.security.audit import AuditLog
 from fairlead.serve.inference.security.callers import ANYONE, Caller, GuardedRequest
 from fairlead.serve.inference.security.config import SecurityConfig
-from fairlead.serve.inference.security.endpoints import Kind, kind_of
+from fairlead.serve.inference.security.endpoints import Kind, kind_of, means_default_model
 from fairlead.serve.inference.security.keys import KEY_PREFIX, ApiKey, KeyRing
 from fairlead.serve.inference.security.rate_limits import Buckets, LocalBuckets
 from fairlead.serve.inference.security.tokens import KeysPendingError, TokenVerifier
@@ -33,7 +33,6 @@ __all__ = ["Guard", "GuardParts", "is_loopback"]
 _SERVICE = Caller("service", may_admin=True)
 _SHOW = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`; `fairlead serve keys add` makes one"
 _READS = frozenset({"GET", "HEAD"})
-_OF_DEFAULT_MODEL = frozenset({"/predict", "/invocations"})
 _STATUSES: dict[type[AccessError], int] = {
     UnauthenticatedError: 401,
     ForbiddenError: 403,
@@ -214,7 +213,7 @@ class Guard:
     def _needs_admin(self, kind: Kind, request: GuardedRequest) -> bool:
         if request.is_admin and kind == "model":
             return True
-        if kind == "metrics":
+        if kind in {"metrics", "statistics"}:
             access = self._config.metrics_access
             return access == "admin" or (access == "auto" and not self._is_loopback)
         if kind == "repository":
@@ -236,7 +235,8 @@ class Guard:
             return self._by_key(request.api_key or token)
         if token and self._parts.tokens is not None:
             return self._limited_token(self._parts.tokens.verify(token))
-        if shown is not None and (self.needs_credentials or kind_of(request.path) != "model"):
+        is_asking = kind_of(request.path) in {"model", "statistics"}
+        if shown is not None and (self.needs_credentials or not is_asking):
             raise UnauthenticatedError("the credentials do not hold", hint=_SHOW)
         if request.certificate_subject is not None and self._takes_certificates:
             return self._by_certificate(request.certificate_subject)
@@ -293,7 +293,7 @@ class Guard:
                 hint="use a key that was made with --admin",
             ).of(caller.name)
         model = request.model
-        if model is None and request.path in _OF_DEFAULT_MODEL:
+        if model is None and means_default_model(request.path):
             model = self._parts.default_model
         if model is not None and not caller.may_ask(model):
             raise ForbiddenError(
