@@ -17,7 +17,7 @@ from fairlead.router.verdict import Verdict, clarify, redirect, route
 __all__ = ["Decision", "decide"]
 
 _NAMES: Final = {skill: name for name, skill in SHORT.items()}
-_PART_OF_ROUTE: Final = 0.65
+_PART_OF_ROUTE: Final = 0.75
 """How likely a further skill must be: one that is not needed is work for nothing."""
 _TOO_UNSURE: Final = 0.14
 _HARDLY_HEARD: Final = 0.15

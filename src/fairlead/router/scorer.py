@@ -42,7 +42,7 @@ ENCODER_SHARE: Final = 0.5
 """How much the encoder counts where both are heard."""
 OUTSIDE: Final = 0.45
 """Log odds added to `out-of-scope` where words are left over: no corpus holds all that is asked."""
-ASKING: Final = -0.15
+ASKING: Final = -0.65
 """Log odds added to every question there: people leave less open than the corpus, and a question
 that was not needed costs a turn."""
 _OUTSIDE: Final = "!out-of-scope"
