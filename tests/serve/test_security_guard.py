@@ -311,6 +311,27 @@ def test_a_caller_over_its_rate_hears_when_to_come_back(make, file, clock):
         guard.admit(bearer(text))
 
 
+def test_a_key_without_a_rate_has_its_own_burst_of_the_default_rate(make, file):
+    _, text = file.add("ada", burst=2)
+    guard = make(config={"limits": {"rate_rps": 1, "burst": 9}})
+    for _ in range(2):
+        guard.admit(bearer(text))
+    with pytest.raises(RateLimitedError, match="1 requests a second"):
+        guard.admit(bearer(text))
+
+
+def test_loading_from_elsewhere_needs_credentials_whatever_the_file_says(make, file):
+    load = GuardedRequest("POST", "/v2/repository/models/digits/load", peer="192.0.2.7")
+    config = {"repository_access": "open"}
+    assert make("127.0.0.1", config).admit(load).name == ""
+    with pytest.raises(UnauthenticatedError):
+        make(config=config).admit(load)
+    _, text = file.add("ada")
+    assert make(config=config).admit(bearer(text, load)).name.startswith("ada#")
+    with pytest.raises(UnauthenticatedError):
+        make(config=config).admit(load)
+
+
 def test_anonymous_callers_are_limited_by_address(make):
     guard = make(config={"limits": {"anonymous_rate_rps": 1}})
     assert not guard.is_open
@@ -470,7 +491,7 @@ _JWT = "[jwt]\nissuer='i'\naudience='a'\n"
 
 @pytest.mark.parametrize(
     "text",
-    ["[", "unknown = 1", "[tls]\ncertificate='c'", _JWT,
+    ["[", "unknown = 1", "[tls]\ncertificate='c'", _JWT, "[limits]\nburst = 5",
      f"{_JWT}jwks_file='f'\nalgorithms=['none']"],
 )  # fmt: skip
 def test_a_security_file_that_says_something_else_is_refused(tmp_path, text):

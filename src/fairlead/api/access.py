@@ -147,6 +147,11 @@ def _end(days: float | None) -> datetime | None:
     return datetime.now(UTC) + timedelta(days=days)
 
 
+def _limit(key: ApiKey) -> str:
+    rate = "-" if key.rate_rps is None else f"{key.rate_rps:g}"
+    return rate if key.burst is None else f"{rate}, {key.burst} at once"
+
+
 def _table(keys: Sequence[ApiKey]) -> Table:
     rows = tuple(
         (
@@ -155,7 +160,7 @@ def _table(keys: Sequence[ApiKey]) -> Table:
             key.why_not() or "holds",
             "all" if key.models is None else ", ".join(key.models),
             "yes" if key.is_admin else "no",
-            "-" if key.rate_rps is None else f"{key.rate_rps:g}",
+            _limit(key),
             "never" if key.expires_at is None else f"{key.expires_at:%Y-%m-%d %H:%M} UTC",
         )
         for key in keys

@@ -26,7 +26,13 @@ def add_command(
     rate_rps: Annotated[
         float | None, typer.Option(help="Most requests per second on average, over all workers.")
     ] = None,
-    burst: Annotated[int | None, typer.Option(help="Requests that may come at once.")] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests that may come at once, of its own rate or of the server's [limits]; "
+            "one second's worth by default."
+        ),
+    ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Days until it ends.")] = None,
     json_: JsonFlag = False,
 ) -> None:

@@ -113,6 +113,12 @@ class LimitConfig(Config):
     anonymous_rate_rps: float | None = Field(None, gt=0)
     """The same for one address, on a server that asks for no credentials."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.burst is not None and self.rate_rps is None:
+            raise ValueError("`burst` needs `rate_rps`, which says how fast it comes back")
+        return self
+
 
 class AuditConfig(Config):
     """What is written down of calls."""
@@ -147,7 +153,8 @@ class SecurityConfig(Config):
     """Who reads `/metrics`: `auto` is everybody on loopback and administrators elsewhere."""
     repository_access: Access = "auto"
     """Who loads and unloads models: `auto` is everybody on a loopback address where no
-    credentials are asked for, and administrators elsewhere."""
+    credentials are asked for, and administrators elsewhere. `open` is everybody who may ask, and
+    administrators where that needs no credentials on another address than loopback."""
 
 
 def read_security(path: Path) -> SecurityConfig:

@@ -220,7 +220,9 @@ class Guard:
             access = self._config.repository_access
             # A page in a browser on this machine must not unload models behind its user's back.
             is_safe = self._is_loopback and not self.needs_credentials and request.origin is None
-            return access == "admin" or (access == "auto" and not is_safe)
+            # Nobody administers from elsewhere without credentials, whatever the file says.
+            is_known = self._is_loopback or self.needs_credentials
+            return not (is_safe if access == "auto" else access == "open" and is_known)
         return kind == "admin"
 
     def _identify(self, request: GuardedRequest) -> Caller | None:
@@ -303,7 +305,9 @@ class Guard:
 
     def _rate(self, rate_rps: float | None, burst: int | None) -> tuple[float | None, int | None]:
         limits = self._config.limits
-        return (limits.rate_rps, limits.burst) if rate_rps is None else (rate_rps, burst)
+        if rate_rps is not None:
+            return rate_rps, burst
+        return limits.rate_rps, limits.burst if burst is None else burst
 
     def _limit_anonymous(self, request: GuardedRequest) -> None:
         if self._is_limiting:

@@ -50,7 +50,7 @@ class ApiKey(Value):
     rate_rps: float | None = Field(None, gt=0)
     """Most requests per second on average, over all workers; None takes the service's default."""
     burst: int | None = Field(None, ge=1)
-    """Requests that may come at once; None takes one second's worth."""
+    """Requests that may come at once, where there is a limit; None takes one second's worth."""
     created_at: datetime
     """When it was made."""
     expires_at: datetime | None = None
