@@ -52,7 +52,10 @@ def describe(error: BaseException) -> tuple[str, str]:
     if isinstance(error, errors.FairleadError):
         return error.message, error.hint
     if isinstance(error, TimeoutError):
-        return "the request took too long", "send fewer rows at once, or add replicas"
+        return (
+            "there is no answer within the time that the request has",
+            "allow it more by `x-request-timeout-ms`, send fewer rows at once, or add replicas",
+        )
     return (
         f"the server failed: {type(error).__name__}",
         "its log says more; report it if it comes again",

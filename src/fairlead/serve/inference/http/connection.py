@@ -17,6 +17,7 @@ __all__ = ["Connection"]
 
 _ONE_WRITE_BYTES = 64 << 10
 _LINGER_IDLE_S = 2.0
+_PROBES_AFTER_S = (0.05, 0.2, 1.0)
 _NO_HEAD = Head("GET", b"", [], is_old=False)
 
 
@@ -68,7 +69,11 @@ class Connection(asyncio.Protocol):
         connections.add(self)
         if len(connections) > self._limits.max_connections:
             self._refuse(
-                HttpError(503, f"{len(connections) - 1} clients are connected", "come again later")
+                HttpError(
+                    503,
+                    f"{self._limits.max_connections} clients are connected, as many as may be",
+                    "come again later",
+                )
             )
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio)
@@ -105,7 +110,22 @@ class Connection(asyncio.Protocol):
             return False
         self._receiver.is_ended = True
         last.is_last = True
-        return self._transport.get_extra_info("sslcontext") is None
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return False
+        for after_s in _PROBES_AFTER_S:
+            asyncio.get_running_loop().call_later(after_s, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Find out whether a client that sends no more still listens.
+
+        Whoever only stopped to send reads over an interim answer; the system of one that has gone
+        resets the connection, and what it asked for need not be run.
+        """
+        waiting = self._active
+        is_silent = waiting is not None and not waiting.is_answered and not waiting.head.is_old
+        if is_silent and self._transport is not None and waiting.head is not _NO_HEAD:
+            self._transport.write(CONTINUE)
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read its answers."""
