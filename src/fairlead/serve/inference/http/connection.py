@@ -123,8 +123,9 @@ class Connection(asyncio.Protocol):
         resets the connection, and what it asked for need not be run.
         """
         waiting = self._active
-        is_silent = waiting is not None and not waiting.is_answered and not waiting.head.is_old
-        if is_silent and self._transport is not None and waiting.head is not _NO_HEAD:
+        if waiting is None or waiting.is_answered or self._transport is None:
+            return
+        if waiting.head is not _NO_HEAD and not waiting.head.is_old:
             self._transport.write(CONTINUE)
 
     def pause_writing(self) -> None:
