@@ -17,6 +17,7 @@ from fairlead.serve.inference.methods import METHODS
 from fairlead.serve.inference.methods.queue import Waiting
 from fairlead.serve.inference.pace import Pace
 from fairlead.serve.inference.padding import Padding, bucket_of
+from fairlead.serve.inference.run_times import RunTimes
 
 
 class Doubler:
@@ -329,6 +330,38 @@ def test_batches_stay_within_the_latency_budget():
     asyncio.run(live())
     assert sum(model.batches) == 41
     assert max(model.batches) <= 8
+
+
+def ran(fixed_s, row_s, budget_s, runs=60):
+    """Rows of the batches of an arm whose queue never empties."""
+    times, sizes = RunTimes(), []
+    for _ in range(runs):
+        rows = max(1, int(min(64, times.rows_within(budget_s) if sizes else 1)))
+        sizes.append(rows)
+        times.learn(rows, fixed_s + row_s * rows)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "row_s", "expected"),
+    [(0.010, 0.004, 7), (0.030, 0.001, 9), (0.0, 0.010, 3), (0.039, 0.0, 64), (0.050, 0.004, 1)],
+)
+def test_a_budget_is_used_whatever_part_of_a_run_its_rows_cost(fixed_s, row_s, expected):
+    """What a run costs whatever its size is not taken for the price of its rows."""
+    sizes = ran(fixed_s, row_s, 0.04)
+    assert sizes[-1] in {expected, expected + 1}
+    assert fixed_s + row_s * sizes[-1] <= max(0.0401, fixed_s + row_s)
+
+
+def test_a_run_that_the_machine_held_up_changes_little():
+    times = RunTimes()
+    for rows in (1, 2, 4, 8) * 20:
+        times.learn(rows, 0.010 + 0.001 * rows)
+    times.learn(4, 5.0)
+    assert times.rows_within(0.02) >= 4
+    for _ in range(200):
+        times.learn(8, 0.018)
+    assert times.rows_within(0.02) >= 8
 
 
 def test_sequences_are_padded_run_together_and_cut_back():

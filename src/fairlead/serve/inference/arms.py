@@ -199,7 +199,12 @@ def _prove_padding(
     padding = Padding.for_signature(config.padding or bundle.runtime.padding, signature)
     if padding is None:
         if config.padding:
-            _log.warning("%s takes no sequences that all have a padding value", bundle.path)
+            _log.warning(
+                "%s is not padded: its inputs are %s, and `padding` names %s",
+                bundle.path,
+                ", ".join(f"{spec.name} {list(spec.shape)}" for spec in signature.inputs),
+                ", ".join(config.padding),
+            )
         return None
     try:
         short, long = (_sequences(signature, length) for length in (_SHORT, _LONG))

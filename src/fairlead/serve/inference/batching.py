@@ -155,10 +155,17 @@ class BatchQueue:
         """Whether a batch may run at once: nothing waits or runs, nor is it meant to wait."""
         return not (self._pending or self._waiting) and self._runs_at_once
 
-    def batch_rows(self, budget_s: float) -> int:
-        """Return how many rows may run together to end within a time, at least 1."""
-        fitting = self._pace.rows_within(budget_s) if budget_s < math.inf else math.inf
-        return max(1, int(min(self._limits.max_batch_rows, fitting)))
+    def batch_rows(self) -> int:
+        """Return how many rows may run together, at least 1.
+
+        A batch takes half of the latency budget at most: whoever comes when one has just begun
+        waits for its end, and then for his own. It is not made smaller for those who waited for
+        longer: that would only hold up everybody behind them.
+        """
+        most, budget_s = self._limits.max_batch_rows, self._limits.latency_budget_s
+        if budget_s == math.inf:
+            return most
+        return max(1, int(min(most, self._pace.rows_within(budget_s / 2))))
 
     def run_now(self, feeds: dict[str, Array], n_rows: int) -> dict[str, Array] | None:
         """Run validated requests, joined by the caller, in the event loop's thread.
@@ -300,7 +307,7 @@ class BatchQueue:
             return
         batch = []
         now = time.perf_counter()
-        for item in self._take(self._waiting, self._batch_rows(now)):
+        for item in self._take(self._waiting, self._rows_to_run()):
             self._rows -= item.n_rows
             if item.is_over:
                 continue
@@ -317,10 +324,8 @@ class BatchQueue:
         while self._waiting and self._waiting[0].is_over:
             self._rows -= self._waiting.popleft().n_rows
 
-    def _batch_rows(self, now: float) -> int:
-        budget_s = self._limits.latency_budget_s
-        left_s = budget_s - (now - self._waiting[0].since)
-        most = self.batch_rows(max(left_s, budget_s / 4))
+    def _rows_to_run(self) -> int:
+        most = self.batch_rows()
         costs = self._costs.get(self._waiting[0].key)
         if costs is None:
             return most

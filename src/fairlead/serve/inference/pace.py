@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from fairlead.serve.inference.run_times import RunTimes
+
 __all__ = ["Pace"]
 
 _RECENT_RUNS = 9
@@ -19,7 +21,9 @@ _STOPPED = 10.0
 class Pace:
     """Remembers the last few runs of an arm."""
 
-    __slots__ = ("_costs", "_inline_s", "_known_row_s", "_rows", "_stalls", "_veto", "_walls")
+    __slots__ = (
+        "_costs", "_inline_s", "_known_row_s", "_rows", "_stalls", "_times", "_veto", "_walls",
+    )  # fmt: skip
 
     def __init__(self, inline_s: float) -> None:
         """Know nothing yet.
@@ -33,6 +37,7 @@ class Pace:
         self._rows: deque[int] = deque(maxlen=_RECENT_RUNS)
         self._known_row_s: float | None = None
         self._stalls = 0
+        self._times = RunTimes()
         self._veto = 0
 
     def learn_inline(self, run_s: float, rows: int) -> None:
@@ -62,8 +67,7 @@ class Pace:
 
     def rows_within(self, budget_s: float) -> float:
         """Rows that a batch may have to end within a time; infinite before the first run."""
-        row_s = self._row_s()
-        return budget_s / row_s if 0 < row_s < math.inf else math.inf
+        return self._times.rows_within(budget_s)
 
     def wait_s(self, rows: int, parallel_runs: int) -> float:
         """Seconds until that many rows have been worked off; 0 before the first run."""
@@ -75,6 +79,7 @@ class Pace:
         self._costs.append(cost_s)
         self._rows.append(rows)
         self._known_row_s = None
+        self._times.learn(rows, wall_s)
 
     def _row_s(self) -> float:
         """Seconds per row over the last few runs; infinite before the first one."""

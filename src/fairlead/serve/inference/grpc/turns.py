@@ -111,7 +111,7 @@ class Turns:
         limits = arm.queue.limits
         known = group[0][2]
         most = min(_MOST_TOGETHER, limits.max_pending, len(group))
-        size = arm.queue.batch_rows(limits.latency_budget_s) // known.n_rows
+        size = arm.queue.batch_rows() // known.n_rows
         if not size:
             return group
         left = group[most:]

@@ -95,7 +95,7 @@ class Turns:
         """Answer what can be answered together; return the other exchanges."""
         limits = arm.queue.limits
         most = min(_MOST_TOGETHER, limits.max_pending, len(exchanges))
-        size = arm.queue.batch_rows(limits.latency_budget_s)
+        size = arm.queue.batch_rows()
         left = exchanges[most:]
         for start in range(0, most, size):
             some, asked, others = _read(exchanges[start : min(start + size, most)], size, forms)
