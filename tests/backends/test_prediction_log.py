@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fairlead.backends.prediction_log import ParquetPredictionLog
+from fairlead.backends.prediction_redaction import Redaction
+from fairlead.backends.prediction_rules import LogRules
 from fairlead.core.errors import UsageError, WorkspaceError
 from fairlead.core.prediction import Prediction
 
@@ -201,3 +203,13 @@ def test_a_folder_that_cannot_be_made_is_found_out_early(tmp_path):
         ParquetPredictionLog(tmp_path).prepare("s")
     ParquetPredictionLog(tmp_path / "new").prepare("s")
     assert list((tmp_path / "new" / "s").iterdir()) == []
+
+
+def test_a_column_rule_that_fits_nothing_is_said_once(tmp_path, caplog):
+    rules = [{"match": match, "action": "hash"} for match in ("nmae", "input.age", "err*")]
+    redaction = Redaction(tmp_path, LogRules.parse({"column": rules}))
+    for _ in range(2):
+        redaction.columns("input", {"name": np.array(["Ada"], object), "age": np.array([3])})
+        redaction.columns("output", {"score": np.array([0.5])})
+    [said] = caplog.messages
+    assert "`nmae` fit no column" in said

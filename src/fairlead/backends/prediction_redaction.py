@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from fairlead.core.files import write_bytes
 
 __all__ = ["Redaction"]
 
+_log = logging.getLogger(__name__)
 _REDACTED = "[redacted]"
 _KEY_BYTES = 32
 _HASH_LETTERS = 32
@@ -35,6 +38,8 @@ class Redaction:
         """
         self._folder = folder
         self._rules = rules
+        self._unused = [rule for rule in rules.column if not fnmatchcase("error", rule.match)]
+        self._has_warned = False
 
     @cached_property
     def _key(self) -> bytes:
@@ -61,7 +66,21 @@ class Redaction:
                 found[name] = self.shortened(array)
             elif action != "drop":
                 found[name] = self._hidden(array, action)
+        if self._unused:
+            self._look_for_slips(side, columns)
         return found
+
+    def _look_for_slips(self, side: str, columns: Mapping[str, Array]) -> None:
+        """Say which rules fit nothing: a slip in a name leaves in the open what it should hide."""
+        self._unused = [
+            rule for rule in self._unused if not any(rule.fits(side, name) for name in columns)
+        ]
+        if self._unused and side == "output" and columns and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "the log's rules for %s fit no column that was logged so far, so they hide nothing",
+                ", ".join(f"`{rule.match}`" for rule in self._unused),
+            )
 
     def errors(self, texts: Sequence[str]) -> list[str]:
         """Return what may be seen of messages of errors."""

@@ -43,6 +43,10 @@ class ColumnRule(Value):
     """`redact` writes a placeholder (numbers become missing), `hash` a keyed hash that is equal
     for equal values, `drop` leaves the column out, `keep` spares it from the rules that follow."""
 
+    def fits(self, side: str, column: str) -> bool:
+        """Return whether the rule is for a column of a side, `input` or `output`."""
+        return fnmatchcase(f"{side}.{column}", self.match) or fnmatchcase(column, self.match)
+
 
 class LogRules(Config):
     """What the prediction log keeps of the requests it is shown."""
@@ -102,7 +106,7 @@ class LogRules(Config):
             column: Name of the profiled column.
         """
         for rule in self.column:
-            if fnmatchcase(f"{side}.{column}", rule.match) or fnmatchcase(column, rule.match):
+            if rule.fits(side, column):
                 return None if rule.action == "keep" else rule.action
         return None
 
