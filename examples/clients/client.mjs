@@ -1,10 +1,14 @@
 // Ask a served model from JavaScript: node client.mjs URL MODEL (needs Node 18 or later).
-// The same code runs in a browser, with the URL and the model as constants.
+// A server that asks for credentials gets the key in FAIRLEAD_API_KEY. In a browser, take constants,
+// and pages of the server's own origin: it answers, but no browser shows its answers to other pages.
 
 const [url, model] = process.argv.slice(2);
+const key = process.env.FAIRLEAD_API_KEY;
 
 async function ask(path, options = {}) {
-  const answer = await fetch(url + path, { signal: AbortSignal.timeout(10_000), ...options });
+  const headers = { ...(key && { "X-API-Key": key }), ...options.headers };
+  const signal = AbortSignal.timeout(10_000);
+  const answer = await fetch(url + path, { signal, ...options, headers });
   if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);
   return answer;
 }

@@ -2,10 +2,11 @@
 # Ask a served model with curl: ./curl.sh URL MODEL
 #   fairlead serve start baseline --name digits --http-port 8080 &
 #   ./curl.sh http://127.0.0.1:8080 digits
+# A server that asks for credentials gets the key in FAIRLEAD_API_KEY.
 set -euo pipefail
 url=$1 model=$2
 key=(${FAIRLEAD_API_KEY:+-H "X-API-Key: $FAIRLEAD_API_KEY"})
-ask() { curl --silent --show-error --fail-with-body --max-time 10 "${key[@]}" "$@"; echo; }
+ask() { curl --silent --show-error --fail-with-body --max-time 10 "${key[@]}" "$@" && echo; }
 
 ask "$url/v2/health/ready" --output /dev/null --write-out 'ready: %{http_code}\n'
 metadata=$(ask "$url/v2/models/$model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from fairlead import AsyncClient, Client, HedgePolicy
+from fairlead.api import Context
+from fairlead.api.access import add_key
 from fairlead.core.errors import DataError, DeadlineError, NotFoundError
 from fairlead.measure.quality import run_batches
 
@@ -77,37 +80,51 @@ def test_a_deadline_reaches_the_server(slow, tmp_path):
         assert client.infer({"x": np.ones((1, 4), np.float32)}).outputs["y"].shape == (1, 1)
 
 
-def run(words, program):
+@pytest.fixture(scope="module", params=["open", "closed"])
+def asked(request, wines_server, wines, tmp_path_factory):
+    """URL of a server, and the key that it asks for where it asks for one."""
+    if request.param == "open":
+        yield wines_server.endpoint.url, None
+        return
+    folder = tmp_path_factory.mktemp("closed")
+    key = add_key("examples", context=Context.open(home=folder / ".fairlead")).noun
+    with serving(folder, wines) as handle:
+        yield handle.endpoint.url, key
+
+
+def run(words, program, key=None):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not on this machine")
     done = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=60, check=False
-    )
+        [str(word) for word in words], capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ if key is None else {**os.environ, "FAIRLEAD_API_KEY": key},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_example_for_curl_runs(wines_server):
-    said = run(["bash", EXAMPLES / "curl.sh", wines_server.endpoint.url, "wines"], "curl")
+def test_the_example_for_curl_runs(asked):
+    url, key = asked
+    said = run(["bash", EXAMPLES / "curl.sh", url, "wines"], "curl", key)
     lines = said.splitlines()
     assert lines[0] == "ready: 200"
     assert sum('"outputs"' in line for line in lines if line.startswith(("JSON", "binary"))) == 2
 
 
-def test_the_example_for_tritonclient_runs(wines_server):
+def test_the_example_for_tritonclient_runs(asked):
     pytest.importorskip("tritonclient.http")
-    said = run(
-        [sys.executable, EXAMPLES / "triton_client.py", wines_server.endpoint.url, "wines"],
-        sys.executable,
-    )
+    url, key = asked
+    words = [sys.executable, EXAMPLES / "triton_client.py", url, "wines"]
+    said = run(words, sys.executable, key)
     assert said.splitlines() == [
         "binary one {'label': [1], 'scores': [1, 3]}",
         "JSON one {'label': [1], 'scores': [1, 3]}",
     ]
 
 
-def test_the_example_for_javascript_runs(wines_server):
-    said = run(["node", EXAMPLES / "client.mjs", wines_server.endpoint.url, "wines"], "node")
+def test_the_example_for_javascript_runs(asked):
+    url, key = asked
+    said = run(["node", EXAMPLES / "client.mjs", url, "wines"], "node", key)
     json_line, binary_line = said.splitlines()
     assert json_line.startswith("inferJson: label [1] = ")
     assert binary_line.startswith("inferBinary: label [1] = ")
