@@ -79,6 +79,11 @@ def test_what_the_log_loses_and_leaves_out_is_seen(wines, tmp_path, cli):
         assert done.json["details"]["services"][0]["prediction_log"] == {
             "logged": 0, "dropped": 5000, "left_out": 1, "expired": 0,
         }  # fmt: skip
+        [table] = [t for t in done.json["tables"] if t["title"].startswith("Predictions")]
+        counts = ("service", "logged", "dropped", "left out", "expired")
+        assert dict(zip(counts, table["rows"][0], strict=True)) == dict(
+            zip(table["columns"], ("wines", 0, 5000, 1, 0), strict=True)
+        )
         shown = cli("serve", "status", env=home, check=0)
     assert "dropped 5,000 predictions" in shown.stderr + shown.stdout
 

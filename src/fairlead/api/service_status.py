@@ -97,7 +97,7 @@ def service_status(
 
 def _report(seen: Sequence[_Seen], ctx: Context) -> Report:
     alive = sum(item.record.is_alive for item in seen)
-    tables = [_services_table(seen)]
+    tables = [_services_table(seen), _log_table(seen)]
     for item in seen:
         tables.append(_workers_table(item))
         if item.models:
@@ -118,10 +118,19 @@ def _services_table(seen: Sequence[_Seen]) -> Table:
     for item in seen:
         end = item.record.endpoint
         arms = ", ".join(f"{arm} {digest[7:19]}" for arm, digest in end.arms.items())
-        counts = tuple(item.log.get(name, "") for name in _SHOWN_COUNTS)
-        rows.append((item.name, item.state, end.url, end.pid, arms, *counts))
-    columns = ("service", "state", "url", "process", "arms", *_SHOWN_COUNTS)
+        rows.append((item.name, item.state, end.url, end.pid, arms))
+    columns = ("service", "state", "url", "process", "arms")
     return Table(title="Services", columns=columns, rows=tuple(rows))
+
+
+def _log_table(seen: Sequence[_Seen]) -> Table:
+    rows = tuple(
+        (item.name, *(item.log.get(name, "") for name in _SHOWN_COUNTS))
+        for item in seen
+        if item.log
+    )
+    columns = ("service", *(name.replace("_", " ") for name in _SHOWN_COUNTS))
+    return Table(title="Predictions in the log, rows", columns=columns, rows=rows)
 
 
 def _workers_table(seen: _Seen) -> Table:
