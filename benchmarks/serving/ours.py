@@ -4,19 +4,25 @@
 
 Needs `wrk`. Servers of one small model (64 floats in, 10 scores out) run side by side and take
 turns; what counts is the server's CPU time per request from /proc, which is stable on a machine
-that others use.
+that others use. Beside them stands a floor: uvloop and a protocol that answers whatever it reads
+with the same bytes, with no HTTP and no model behind it.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import multiprocessing
 import re
 import statistics
 import subprocess
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import uvloop
 from log_and_metrics import cpu_s, request_bytes, tiny_bundle
 
 from fairlead.backends.endpoint import spawn_server
@@ -62,6 +68,44 @@ def press(url: str, pid: int, script: Path, connections: int, seconds: float) ->
     return found
 
 
+class Floor(asyncio.Protocol):
+    """Answers every read with the same bytes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, _: bytes) -> None:
+        self.transport.write(ANSWER)
+
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 300\r\n\r\n" + b" " * 300
+)
+
+
+def serve_floor(wire: Connection) -> None:
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(Floor, "127.0.0.1", 0)
+        wire.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    uvloop.run(main())
+
+
+@contextmanager
+def floor() -> Iterator[tuple[str, int]]:
+    """Run the floor; yields its address and its process id."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve_floor, args=(theirs,), daemon=True
+    )
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}/", process.pid
+    finally:
+        process.kill()
+
+
 def resident_mb(pid: int) -> float:
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
@@ -87,18 +131,22 @@ def main() -> None:
             )
             for place, (name, settings) in enumerate(variants.items())
         }
+        targets = {
+            name: (f"{server.endpoint.url}/v2/models/tiny{place}/infer", server.process.pid)
+            for place, (name, server) in enumerate(servers.items())
+        }
+        targets["floor"] = stack.enter_context(floor())
         found: dict[tuple[str, int], list[dict[str, float]]] = {}
         for _ in range(options.rounds):
             for connections in options.connections:
-                for place, (name, server) in enumerate(servers.items()):
-                    url = f"{server.endpoint.url}/v2/models/tiny{place}/infer"
-                    measured = press(url, server.process.pid, script, connections, options.seconds)
+                for name, (url, pid) in targets.items():
+                    measured = press(url, pid, script, connections, options.seconds)
                     found.setdefault((name, connections), []).append(measured)
         print("| server | connections | rps | CPU µs | p50 ms | p99 ms | RSS MB |")
         print("|---|---|---|---|---|---|---|")
         for (name, connections), rounds in found.items():
             mid = {key: statistics.median(item[key] for item in rounds) for key in rounds[0]}
-            memory = resident_mb(servers[name].process.pid)
+            memory = resident_mb(targets[name][1])
             print(
                 f"| {name} | {connections} | {mid['rps']:.0f} | {mid['cpu_us']:.1f} "
                 f"| {mid['p50_ms']:.2f} | {mid['p99_ms']:.2f} | {memory:.0f} |"

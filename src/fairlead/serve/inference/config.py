@@ -52,6 +52,9 @@ class ServingConfig(Config):
     refusal_pause_ms: float = Field(1000.0, ge=0, le=60_000)
     """How long refusals for want of room are held back once there are more than a hundred per
     second: clients that wait for theirs send nothing meanwhile. 0 refuses all at once."""
+    busy_poll_us: int = Field(100, ge=0, le=10_000)
+    """How long the event loop looks for the next request of a lone client that asks again and again
+    without a pause, instead of sleeping, in microseconds. 0 always sleeps."""
     latency_budget_ms: float | None = Field(None, gt=0, le=3_600_000)
     """Batches stay so small that a request ends within this time; None lets them grow."""
     padding: Mapping[str, float] = Field(default_factory=dict)

@@ -132,6 +132,7 @@ def _assemble(plan: ServerPlan, name: str, log: ParquetPredictionLog | None, sit
         site.number,
         guard,
         uses=uses,
+        busy_poll_s=config.busy_poll_us / 1e6,
     )
     return service
 

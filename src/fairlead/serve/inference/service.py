@@ -38,6 +38,7 @@ class Service:
         is_draining: Whether it is about to stop.
         uses: What each version of each model was asked.
         n_connections: Returns how many clients are connected to this worker.
+        busy_poll_s: How long a lone client's next request is looked for; see `BusyPoll`.
     """
 
     repository: Repository
@@ -52,6 +53,7 @@ class Service:
     is_draining: bool = False
     uses: Uses = field(default_factory=Uses)
     n_connections: Callable[[], int] = lambda: 0
+    busy_poll_s: float = 0.0
 
     @property
     def dataplane(self) -> Dataplane:

@@ -19,6 +19,7 @@ from fairlead.core.errors import (
 from fairlead.core.signature import TensorSpec
 from fairlead.core.version import __version__
 from fairlead.serve.inference.arms import Arm, free_signature
+from fairlead.serve.inference.busy_poll import BusyPoll
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
 from fairlead.serve.inference.grpc.call import Call, OnMessage
 from fairlead.serve.inference.grpc.doorman import Doorman
@@ -86,7 +87,12 @@ class InferenceMethods:
         self._request = self._messages["ModelInferRequest"]
         self._known = KnownMessages(self._request)
         self.turns = Turns(
-            self._repository, self._known, self._answers_of, self._infer_alone, self._fail
+            self._repository,
+            self._known,
+            self._answers_of,
+            self._infer_alone,
+            self._fail,
+            BusyPoll(service.busy_poll_s),
         )
         """Serves calls that come together."""
 

@@ -92,7 +92,7 @@ class GrpcServer:
         )
 
     def _connection(self) -> Connection:
-        return Connection(self._begin, self._limits, self.connections, self._turns.serve)
+        return Connection(self._begin, self._limits, self.connections, self._turns.serve_lone)
 
     async def drain(self, timeout_s: float) -> None:
         """Stop to listen, answer what is under way, and close every connection.

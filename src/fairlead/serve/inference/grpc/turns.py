@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fairlead.core.errors import FairleadError
+from fairlead.serve.inference.busy_poll import BusyPoll
 from fairlead.serve.inference.dataplane import Joined
 from fairlead.serve.inference.grpc.call import Call
 from fairlead.serve.inference.grpc.known_messages import KnownMessage, KnownMessages
@@ -45,6 +46,7 @@ class Turns:
         answers_of: Callable[[Arm], AnswerMessages],
         serve_alone: Callable[[Call, bytes], None],
         fail: Callable[[Call, Exception], None],
+        busy_poll: BusyPoll,
     ) -> None:
         """Prepare.
 
@@ -54,12 +56,14 @@ class Turns:
             answers_of: Returns what writes the answers of an arm.
             serve_alone: Serves a call through the queue; never raises.
             fail: Ends a call with an error.
+            busy_poll: Hears of answers to a lone client.
         """
         self._repository = repository
         self._known = known
         self._answers_of = answers_of
         self._serve_alone = serve_alone
         self._fail = fail
+        self._busy_poll = busy_poll
         self._gathered: list[tuple[Call, bytes]] = []
 
     def add(self, call: Call, raw: bytes) -> None:
@@ -67,6 +71,14 @@ class Turns:
         if not self._gathered and not call.is_alone:
             asyncio.get_running_loop().call_soon(self.serve)
         self._gathered.append((call, raw))
+
+    def serve_lone(self) -> None:
+        """Serve what came from the only client there is."""
+        if not self._gathered:
+            return
+        arrived = perf_counter()
+        self.serve()
+        self._busy_poll.answered(arrived)
 
     def serve(self) -> None:
         """Serve what was gathered."""

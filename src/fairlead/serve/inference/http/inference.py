@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from fairlead.core.errors import UnavailableError
 from fairlead.serve.inference import openinference as oip
 from fairlead.serve.inference.arms import Arm
+from fairlead.serve.inference.busy_poll import BusyPoll
 from fairlead.serve.inference.dataplane import Answer, Dataplane, InferenceRequest
 from fairlead.serve.inference.http.arm_forms import ArmForms, arm_headers
 from fairlead.serve.inference.http.asking import asking_of, body_of, deadline_of, priority_of
@@ -110,7 +111,13 @@ class Inference:
         self._infer_read = Reading(self.understand, self._infer)
         # One thread: they would only take the interpreter's lock from one another.
         self._readers = ThreadPoolExecutor(1, "fairlead-reader")
-        self._turns = Turns(service.repository, self.frames_of, self._infer_alone, refuse)
+        self._turns = Turns(
+            service.repository,
+            self.frames_of,
+            self._infer_alone,
+            refuse,
+            BusyPoll(service.busy_poll_s),
+        )
 
     def infer(self, exchange: Exchange, route: Route) -> None:
         """Answer one request, together with others that come in the same turn; see `Handler`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fairlead.core.errors import FairleadError
+from fairlead.serve.inference.busy_poll import BusyPoll
 from fairlead.serve.inference.dataplane import Joined
 from fairlead.serve.inference.http.arm_forms import ArmForms
 from fairlead.serve.inference.http.asking import asking_of
@@ -39,6 +40,7 @@ class Turns:
         forms_of: Callable[[Arm], ArmForms],
         serve_alone: Callable[[Exchange, Route], None],
         refuse: Callable[[Exchange, Exception], None],
+        busy_poll: BusyPoll,
     ) -> None:
         """Prepare.
 
@@ -47,17 +49,21 @@ class Turns:
             forms_of: Returns what reads and writes for an arm.
             serve_alone: Serves a request through the queue; never raises.
             refuse: Turns an error into the answer of an exchange.
+            busy_poll: Hears of answers to a lone client.
         """
         self._repository = repository
         self._forms_of = forms_of
         self._serve_alone = serve_alone
         self._refuse = refuse
+        self._busy_poll = busy_poll
         self._gathered: list[tuple[Exchange, Route]] = []
 
     def add(self, exchange: Exchange, route: Route) -> None:
         """Serve a request when the turn ends, or at once where no other client can join it."""
         if not self._gathered and exchange.is_alone:
             self._serve_route([exchange], route)
+            if exchange.is_answered:
+                self._busy_poll.answered(exchange.arrived)
             return
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._serve)
