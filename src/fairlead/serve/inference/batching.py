@@ -90,7 +90,7 @@ class BatchQueue:
         self._may_divide = is_joinable and limits.may_divide
         self._name = name
         self._padding = padding
-        self._pace = Pace(limits.inline_s)
+        self._pace = Pace(limits.inline_s, has_budget=limits.latency_budget_s < math.inf)
         self._waiting: deque[Waiting] = deque()
         self._running: list[list[Waiting]] = []
         self._running_rows = 0

@@ -25,11 +25,12 @@ class Pace:
         "_costs", "_inline_s", "_known_row_s", "_rows", "_stalls", "_times", "_veto", "_walls",
     )  # fmt: skip
 
-    def __init__(self, inline_s: float) -> None:
+    def __init__(self, inline_s: float, *, has_budget: bool = False) -> None:
         """Know nothing yet.
 
         Args:
             inline_s: Runs shorter than this may hold up the event loop.
+            has_budget: Whether `rows_within` will be asked.
         """
         self._inline_s = inline_s
         self._walls: deque[float] = deque(maxlen=_RECENT_RUNS)
@@ -37,7 +38,7 @@ class Pace:
         self._rows: deque[int] = deque(maxlen=_RECENT_RUNS)
         self._known_row_s: float | None = None
         self._stalls = 0
-        self._times = RunTimes()
+        self._times = RunTimes() if has_budget else None
         self._veto = 0
 
     def learn_inline(self, run_s: float, rows: int) -> None:
@@ -67,7 +68,7 @@ class Pace:
 
     def rows_within(self, budget_s: float) -> float:
         """Rows that a batch may have to end within a time; infinite before the first run."""
-        return self._times.rows_within(budget_s)
+        return math.inf if self._times is None else self._times.rows_within(budget_s)
 
     def wait_s(self, rows: int, parallel_runs: int) -> float:
         """Seconds until that many rows have been worked off; 0 before the first run."""
@@ -79,7 +80,8 @@ class Pace:
         self._costs.append(cost_s)
         self._rows.append(rows)
         self._known_row_s = None
-        self._times.learn(rows, wall_s)
+        if self._times is not None:
+            self._times.learn(rows, wall_s)
 
     def _row_s(self) -> float:
         """Seconds per row over the last few runs; infinite before the first one."""
