@@ -5,7 +5,7 @@
 
 Single-row JSON requests from `wrk`; one worker each where a name does not say more; every server
 is stopped (SIGSTOP) while another has its turn. CPU is that of the server's processes, memory their
-proportional share.
+proportional share. What the model costs without any server is measured in the same rounds.
 Each peer lives in an environment of its own under --cache, installed at the first run.
 Triton needs `--headers DIR`, see adapters/triton.py. A peer that cannot start is told, not hidden.
 """
@@ -23,6 +23,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -33,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,6 +42,7 @@ from adapters import ADAPTERS
 from adapters.base import Adapter, Model, Started
 
 MARK = "BENCHMARK_SERVER"
+BATCHES = (1, 4, 8, 16, 32, 64)
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 LUA = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
@@ -253,11 +256,64 @@ def prepared(names: list[str], model: Model, work: Path, cache: Path) -> Iterato
         yield server
 
 
+class InProcess:
+    """The ceiling: the model in this process, a run of one thread on every core, no server."""
+
+    def __init__(self, model: Model) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = ort.InferenceSession(str(model.path), options)
+        draw = np.random.default_rng(1)
+        self.row = {
+            name: draw.standard_normal((1, *shape)).astype("f4") if kind == "FP32"
+            else np.ones((1, *shape), "i8") if "mask" in name
+            else np.zeros((1, *shape), "i8") if "type" in name
+            else draw.integers(1000, 20000, (1, *shape))
+            for name, (kind, shape) in model.inputs.items()
+        }  # fmt: skip
+        self.turns: dict[int, list[float]] = {}
+
+    def take_turn(self, seconds: float) -> None:
+        """Find what a row costs in batches of several sizes."""
+        for size in BATCHES:
+            feeds = {name: np.repeat(row, size, 0) for name, row in self.row.items()}
+            self.turns.setdefault(size, []).append(self._row_us(feeds, size, seconds))
+
+    def _row_us(self, feeds: dict[str, np.ndarray], size: int, seconds: float) -> float:
+        counts: list[int] = []
+
+        def work() -> None:
+            until, count = time.monotonic() + seconds, 0
+            while time.monotonic() < until:
+                self.session.run(None, feeds)
+                count += size
+            counts.append(count)
+
+        threads = [threading.Thread(target=work) for _ in range(os.cpu_count() or 1)]
+        before = time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return (time.process_time() - before) / sum(counts) * 1e6
+
+    def text(self) -> str:
+        """Return the medians."""
+        cells = [f"{size}: {statistics.median(us):,.1f}" for size, us in self.turns.items()]
+        return f"in process, CPU µs per row in batches of {', '.join(cells)}"
+
+
 def take_turns(
-    servers: list[Server], scripts: dict[str, Path], levels: list[int], rounds: int, seconds: float
+    servers: list[Server],
+    ceiling: InProcess,
+    scripts: dict[str, Path],
+    levels: list[int],
+    rounds: int,
+    seconds: float,
 ) -> None:
     """Load every server at every level, `rounds` times, in turns."""
     for number in range(rounds):
+        ceiling.take_turn(seconds / len(BATCHES))
         for server in servers:
             if server.adapter.can_pause:
                 server.signal(signal.SIGCONT)
@@ -320,14 +376,17 @@ def main() -> None:
     if len(model.inputs) > 1:
         names = [name for name in names if not ADAPTERS[name].options.get("one_input")]
     servers: list[Server] = []
+    ceiling = InProcess(model)
     try:
         for server in prepared(names, model, words.work, words.cache):
             servers.append(server)
-        take_turns(servers, bodies(model, words.work), levels, words.rounds, words.seconds)
+        scripts = bodies(model, words.work)
+        take_turns(servers, ceiling, scripts, levels, words.rounds, words.seconds)
     finally:
         for server in servers:
             server.stop()
     print(table(servers, levels))
+    print(ceiling.text())
     if words.json:
         found = {s.adapter.name: {str(k): [vars(t) for t in v] for k, v in s.turns.items()}
                  | {"memory_mb": s.memory_mb} for s in servers}  # fmt: skip
