@@ -10,6 +10,7 @@ of the weights that meets it, so texts that share no words with a correction kee
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from fairlead.api.context import Context
 from fairlead.api.feedback import Label
 from fairlead.api.labelled_problems import LabelledProblem
 from fairlead.core.files import digest_bytes, write_bytes
-from fairlead.router.decision import Decision, decide
+from fairlead.router.decision import PART_OF_ROUTE, Decision, decide
 from fairlead.router.features import BUCKETS
 from fairlead.router.ordering import SHORT
 from fairlead.router.scene import Scene, observe
@@ -32,6 +33,9 @@ from fairlead.router.scorer import Weights, logits_of, weigh
 __all__ = ["fold", "forget_lessons", "label_of", "local_weights", "said", "write_lessons"]
 
 _MARGIN: Final = 1.0
+_PART: Final = math.log(PART_OF_ROUTE / (1 - PART_OF_ROUTE)) - 0.6
+"""From here the margin is counted for a skill that belongs to a route: its log odds then lie 0.4
+above those that make it a part."""
 _CAP: Final = 0.5
 """Largest step of one update; what is wrong in the corrections moves the weights this far only."""
 _ROUNDS: Final = 30
@@ -103,8 +107,8 @@ def _teach(weights: Weights, scene: Scene, label: Label) -> None:
     if label.kind != "route":
         return
     for row, name in enumerate(weights.skills):
-        sign = 1.0 if name in right else -1.0
-        step = sign * _step(sign * float(logits.skills[row]), size)
+        sign, least = (1.0, _PART) if name in right else (-1.0, 0.0)
+        step = sign * _step(sign * float(logits.skills[row]) - least, size)
         weights.skill_weights[row, buckets] += step * values
 
 

@@ -14,10 +14,10 @@ from fairlead.router.scope import consulted
 from fairlead.router.scorer import Scores, Weights, score
 from fairlead.router.verdict import Verdict, clarify, redirect, route
 
-__all__ = ["Decision", "decide"]
+__all__ = ["PART_OF_ROUTE", "Decision", "decide"]
 
 _NAMES: Final = {skill: name for name, skill in SHORT.items()}
-_PART_OF_ROUTE: Final = 0.75
+PART_OF_ROUTE: Final = 0.75
 """How likely a further skill must be: one that is not needed is work for nothing."""
 _TOO_UNSURE: Final = 0.14
 _HARDLY_HEARD: Final = 0.15
@@ -89,7 +89,7 @@ def _by_score(scene: Scene, scores: Scores) -> Verdict:
     for neighbour in NEIGHBOURS:
         if best == f"!{neighbour}":
             return redirect(neighbour, "scorer", because)
-    names = [name for name, part in scores.skills.items() if part > _PART_OF_ROUTE or name == best]
+    names = [name for name, part in scores.skills.items() if part > PART_OF_ROUTE or name == best]
     return route("scorer", ordered(scene, names), because, consult=consulted(scene, tuple(names)))
 
 
