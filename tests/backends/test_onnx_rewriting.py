@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -244,6 +244,7 @@ def test_control_flow_is_seen() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=200), st.integers(1, 4))
+@example([4.2e-45], 1)
 def test_a_range_holds_zero_and_lies_within_what_was_seen(values, n_batches) -> None:
     seen = TensorStatistics()
     for piece in np.array_split(np.array(values, np.float32), n_batches):

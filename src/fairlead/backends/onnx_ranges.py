@@ -25,6 +25,7 @@ _BINS = 2048
 _LEVELS = 128
 _SMOOTHING = 0.1
 """Weight of the newest batch in the moving average."""
+_TINY = 1e-30
 
 
 @dataclass
@@ -73,7 +74,9 @@ class TensorStatistics:
         if top > self.top:
             self._stretch(top * 1.0001)
         if self.top > 0:
-            found, _ = np.histogram(sizes, bins=_BINS, range=(0.0, self.top))
+            # In 32 bits there are no 2,048 steps below the smallest numbers.
+            fine = sizes.astype(np.float64) if self.top < _TINY else sizes
+            found, _ = np.histogram(fine, bins=_BINS, range=(0.0, self.top))
             self.counts += found
 
     def _stretch(self, top: float) -> None:
