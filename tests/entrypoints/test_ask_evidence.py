@@ -69,7 +69,7 @@ def write_rows(path: Path, *, width: int, n_rows: int = 60) -> None:
 def chain(tmp_path_factory):
     """A model whose products take all the time of a request, packed, and its rows."""
     folder = tmp_path_factory.mktemp("chain")
-    write_chain(folder / "chain.onnx", width=16, depth=600)
+    write_chain(folder / "chain.onnx", width=16, depth=300)
     write_rows(folder / "rows.npz", width=16)
     made = pack(
         str(folder / "chain.onnx"), data=str(folder / "rows.npz"), out=folder / "chain",
