@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from fairlead.core import files
 from fairlead.core.errors import ConflictError, WorkspaceError
 from fairlead.core.files import (
     digest_bytes,
@@ -92,6 +93,33 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_kept(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(ConflictError), new_folder(tmp_path / "f", what="the folder"):
         raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_folder_that_another_process_made_meanwhile_stays(tmp_path, monkeypatch, is_seen):
+    target = tmp_path / "b"
+
+    def make():
+        target.mkdir()
+        (target / "theirs").write_text("x")
+
+    def swap(_staging, _target):
+        make()
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    if not is_seen:
+        monkeypatch.setattr(files, "swap_folder", swap)
+
+    def fill():
+        with new_folder(target, what="the folder") as folder:
+            (folder / "ours").write_text("y")
+            if is_seen:
+                make()
+
+    with pytest.raises(ConflictError):
+        fill()
+    assert [item.name for item in tmp_path.iterdir()] == ["b"]
+    assert [item.name for item in target.iterdir()] == ["theirs"]
 
 
 def test_a_folder_is_replaced_when_asked(tmp_path):

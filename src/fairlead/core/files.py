@@ -201,7 +201,13 @@ def new_folder(
         with staging_folder(target.parent, target.name) as staging:
             yield staging
             staging.chmod(0o755)
-            swap_folder(staging, target)
+            refuse_taken(target, replace=replace, marker=marker)
+            try:
+                swap_folder(staging, target)
+            except OSError as exc:
+                if not replace and exc.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                    refuse_taken(target, replace=False)  # Another process was faster.
+                raise
 
 
 @contextmanager
