@@ -4,8 +4,9 @@
 
 Needs `wrk`. Servers of one small model (64 floats in, 10 scores out) run side by side and take
 turns; what counts is the server's CPU time per request from /proc, which is stable on a machine
-that others use. Beside them stands a floor: uvloop and a protocol that answers whatever it reads
-with the same bytes, with no HTTP and no model behind it.
+that others use. One of them never polls for the next request of a lone client. Beside them stands
+a floor: uvloop and a protocol that answers whatever it reads with the same bytes, with no HTTP and
+no model behind it.
 """
 
 from __future__ import annotations
@@ -117,7 +118,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
     options = parser.parse_args()
-    variants = {"all on": {}, "no log": {"log_predictions": False}, "all off": OFF}
+    variants = {
+        "all on": {},
+        "always asleep": {"busy_poll_us": 0},
+        "no log": {"log_predictions": False},
+        "all off": OFF,
+    }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         root = Path(folder)
         bundle = tiny_bundle(root)

@@ -33,9 +33,8 @@ from fairlead.router.scorer import Weights, logits_of, weigh
 __all__ = ["fold", "forget_lessons", "label_of", "local_weights", "said", "write_lessons"]
 
 _MARGIN: Final = 1.0
-_PART: Final = math.log(PART_OF_ROUTE / (1 - PART_OF_ROUTE)) - 0.6
-"""From here the margin is counted for a skill that belongs to a route: its log odds then lie 0.4
-above those that make it a part."""
+_PART_MARGIN: Final = math.log(PART_OF_ROUTE / (1 - PART_OF_ROUTE)) + 0.4
+"""Log odds of a skill that belongs to a route: a little above those that make it a part."""
 _CAP: Final = 0.5
 """Largest step of one update; what is wrong in the corrections moves the weights this far only."""
 _ROUNDS: Final = 30
@@ -107,13 +106,13 @@ def _teach(weights: Weights, scene: Scene, label: Label) -> None:
     if label.kind != "route":
         return
     for row, name in enumerate(weights.skills):
-        sign, least = (1.0, _PART) if name in right else (-1.0, 0.0)
-        step = sign * _step(sign * float(logits.skills[row]) - least, size)
+        sign, margin = (1.0, _PART_MARGIN) if name in right else (-1.0, _MARGIN)
+        step = sign * _step(sign * float(logits.skills[row]), size, margin)
         weights.skill_weights[row, buckets] += step * values
 
 
-def _step(lead: float, size: float) -> float:
-    return min(_CAP, max(0.0, _MARGIN - lead) / size)
+def _step(lead: float, size: float, margin: float = _MARGIN) -> float:
+    return min(_CAP, max(0.0, margin - lead) / size)
 
 
 def _rows(label: Label) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ _LEVELS = 128
 _SMOOTHING = 0.1
 """Weight of the newest batch in the moving average."""
 _TINY = 1e-30
+"""Below it steps of a histogram may be smaller than the smallest 32-bit number."""
 
 
 @dataclass

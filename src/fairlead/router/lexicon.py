@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any, Final
 
@@ -45,7 +45,6 @@ class Lexicon:
 
     Attributes:
         stems: Every word that a phrase is made of.
-        words: Stem of such a word → its shortest form in a phrase, in full.
         name_stems: Every word that the name of a product is made of.
     """
 
@@ -56,7 +55,7 @@ class Lexicon:
         facts: Mapping[str, Iterable[str]],
     ) -> None:
         self._phrases: dict[str, list[tuple[str, tuple[Element, ...]]]] = {}
-        self.words: dict[str, str] = {}
+        self._concepts = concepts
         for group, entries in concepts.items():
             for name, phrases in entries.items():
                 for phrase in phrases:
@@ -68,12 +67,20 @@ class Lexicon:
         self.stems = frozenset(self._phrase_words())
         self.name_stems = frozenset(word for words in self._tools for word in words)
 
+    @cached_property
+    def words(self) -> dict[str, str]:
+        """Stem of every word of a phrase → its shortest form, in full; only slips need it."""
+        phrases = (
+            phrase
+            for entries in self._concepts.values()
+            for some in entries.values()
+            for phrase in some
+        )
+        words = {word for phrase in phrases for word in re.findall(r"\w+", phrase)}
+        return {stem(word): word for word in sorted(words, key=lambda word: (-len(word), word))}
+
     def _add(self, concept: str, phrase: str) -> None:
         elements = tuple(_element(part) for part in phrase.split())
-        for word in re.findall(r"\w+", phrase):
-            known = self.words.setdefault(stem(word), word)
-            if len(word) < len(known):
-                self.words[stem(word)] = word
         for alternative in elements[0]:
             self._phrases.setdefault(alternative[0], []).append((concept, elements))
 

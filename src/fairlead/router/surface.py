@@ -38,8 +38,8 @@ def surface_of(scene: Scene) -> str:
             words[-1] += "."
         sentence = reading.sentences[at]
         mark = reading.text[end : end + 1]
-        word = _spelled(reading.text[start:end], reading.stems[at])
-        word = word if at in counted else _LANGUAGE_MODEL
+        typed = reading.text[start:end]
+        word = _spelled(typed, reading.stems[at]) if at in counted else _LANGUAGE_MODEL
         words.append(word + (mark if mark in _MARKS else ""))
     return " ".join(words)
 

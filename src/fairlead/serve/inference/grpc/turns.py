@@ -74,11 +74,10 @@ class Turns:
 
     def serve_lone(self) -> None:
         """Serve what came from the only client there is."""
-        if not self._gathered:
-            return
-        arrived = perf_counter()
+        arrived, gathered = perf_counter(), self._gathered
         self.serve()
-        self._busy_poll.answered(arrived)
+        if gathered and all(call.is_over for call, _ in gathered):
+            self._busy_poll.answered(arrived)
 
     def serve(self) -> None:
         """Serve what was gathered."""
